@@ -1,0 +1,21 @@
+"""Ground floor: chains of factors, their spectra, seeded random matrices, and the checks on user input."""
+
+from linalg.checks import InputError
+from linalg.factored_matrix import FactoredMatrix
+from linalg.random import gaussian, generator, orthogonal, uniform, with_spectrum
+from linalg.spectra import condition, effective_rank, numerical_rank, stable_rank, svdvals
+
+__all__ = [
+    "FactoredMatrix",
+    "InputError",
+    "condition",
+    "effective_rank",
+    "gaussian",
+    "generator",
+    "numerical_rank",
+    "orthogonal",
+    "stable_rank",
+    "svdvals",
+    "uniform",
+    "with_spectrum",
+]

@@ -1,0 +1,35 @@
+"""Numbers read off singular values. All take (..., k) values sorted from the largest and reduce the last dimension."""
+
+import torch
+from torch import Tensor
+
+
+def svdvals(matrix: Tensor) -> Tensor:
+    """Singular values of (..., m, n) in float64; NaN for a matrix that is not finite (batched LAPACK would raise for all)."""
+    matrix = matrix.detach().double()
+    finite = matrix.isfinite().all(-1).all(-1)
+    values = torch.linalg.svdvals(torch.where(finite[..., None, None], matrix, torch.zeros((), dtype=matrix.dtype, device=matrix.device)))
+    return values.masked_fill(~finite[..., None], torch.nan)
+
+
+def condition(values: Tensor) -> Tensor:
+    """σ1 / σk: infinite where σk is zero, NaN for the zero matrix."""
+    return values[..., 0] / values[..., -1]
+
+
+def effective_rank(values: Tensor) -> Tensor:
+    """exp of the entropy of the values normalised to sum 1 (Roy and Vetterli 2007); NaN for the zero matrix."""
+    share = values / values.sum(-1, keepdim=True)
+    return torch.exp(-torch.special.xlogy(share, share).sum(-1))
+
+
+def stable_rank(values: Tensor) -> Tensor:
+    """‖W‖²_F / ‖W‖²_2; NaN for the zero matrix."""
+    share = values / values[..., :1]
+    return share.square().sum(-1)
+
+
+def numerical_rank(values: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """How many values exceed max(m, n) · eps · σ1, the threshold of `torch.linalg.matrix_rank`; eps is that of the dtype trained in."""
+    threshold = max(shape) * torch.finfo(dtype).eps * values[..., :1]
+    return torch.where(values.isnan().any(-1), torch.nan, (values > threshold).sum(-1).double())

@@ -1,0 +1,38 @@
+"""Gradient descent, with heavy-ball or Nesterov momentum."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from linalg import InputError
+from linalg.checks import check_number
+from optimizers._optimizer import Optimizer
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    """w ← w - lr (g + weight_decay w), or along the momentum buffer b ← momentum b + g."""
+
+    reference: ClassVar[str] = "Robbins and Monro 1951; Polyak 1964; Nesterov 1983"
+    span: ClassVar[tuple[float, float]] = (1e-2, 1e2)
+
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_number("momentum", self.momentum, least=0, most=1)
+        check_number("weight_decay", self.weight_decay, least=0)
+        if self.nesterov and not self.momentum:
+            raise InputError("nesterov=True: needs a momentum above 0")
+
+    @property
+    def moments(self):  # type: ignore[override]  # a constant of the class elsewhere; here it depends on the momentum
+        return ("momentum",) if self.momentum else ()
+
+    def step_tensor(self, param, grad, state, name, lr, step):
+        if self.weight_decay:
+            grad = grad.add(param, alpha=self.weight_decay)
+        if self.momentum:
+            buffer = state[name]["momentum"].mul_(self.momentum).add_(grad)
+            grad = grad.add(buffer, alpha=self.momentum) if self.nesterov else buffer
+        param.sub_(grad * lr)

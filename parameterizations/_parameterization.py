@@ -1,0 +1,150 @@
+"""The contract of a parameterization: a map from trainable tensors to a weight."""
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from linalg import FactoredMatrix, InputError, gaussian
+from linalg.checks import check_rank, check_shape
+
+Params = dict[str, Tensor]
+Gradient = Callable[[Tensor], Tensor]
+Moments = MutableMapping[str, MutableMapping[str, Tensor]]
+
+
+@dataclass
+class Step:
+    """Where a run stands; handed to the hooks of parameterizations and optimizers.
+
+    Args:
+        step: counts from 0.
+        steps: how many the run takes in all, None where nobody knows.
+        generators: one a seed; lanes of a seed that differ only in the learning rate share their draws.
+        closure: for a lane's index, its loss () and gradients by name (1, 1, ...) at the present parameters, for line searches.
+    """
+
+    step: int = 0
+    steps: int | None = None
+    generators: Sequence[torch.Generator] = ()
+    closure: Callable[[tuple[int, int]], tuple[Tensor, dict[str, Tensor]]] | None = None
+
+    def gaussian_like(self, like: Tensor) -> Tensor:
+        """N(0, 1) entries in the shape of `like` (..., p, q): one (p, q) matrix from each generator."""
+        drawn = [gaussian(*like.shape[-2:], generator=generator) for generator in self.generators]
+        if len(drawn) * like.shape[-2] * like.shape[-1] != like.numel():
+            raise InputError(f"generators: {len(drawn)} given, but {like.numel() // like[..., 0, 0].numel()} matrices are to be drawn")
+        return torch.stack(drawn).reshape(like.shape).to(like)
+
+
+@dataclass(frozen=True)
+class Parameterization:
+    """Base class. A subclass is a frozen dataclass of hyperparameters in a file of its own.
+
+    It gives `initial` (one lane's tensors) and `factors` (the chain for any leading dimensions); the rest has defaults.
+    Tensors named in `frozen` get no gradient. A pretrained weight travels in the parameters as the frozen `base`.
+    """
+
+    reference: ClassVar[str] = ""
+
+    def initial(
+        self, shape: tuple[int, int], generator: torch.Generator | None, base: Tensor | None, gradient: Gradient | None
+    ) -> Params:
+        """One lane's tensors in float64 on the CPU, without `base`."""
+        raise NotImplementedError(f"{type(self).__name__} must define initial()")
+
+    def factors(self, params: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """The chain whose product, times `scaling`, is the update."""
+        raise NotImplementedError(f"{type(self).__name__} must define factors()")
+
+    def init(
+        self,
+        shape: tuple[int, int],
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        base: Tensor | None = None,
+        gradient: Gradient | None = None,
+    ) -> Params:
+        """Draw one lane's tensors for an (m, n) weight.
+
+        Args:
+            shape: (m, n).
+            generator: where the random numbers come from; torch's global one if None.
+            base: (m, n), the pretrained weight, for fine-tuning.
+            gradient: W (m, n) -> dL/dW (m, n), for methods that start from the first gradient.
+
+        Raises:
+            InputError: where the hyperparameters do not fit the shape, or `gradient` is needed and absent.
+        """
+        shape = tuple(int(side) for side in shape)  # type: ignore[assignment]  # a tuple of two stays one
+        check_shape("shape", shape)
+        if "rank" in self.__dataclass_fields__:
+            check_rank("rank", self.rank, shape)  # type: ignore[attr-defined]  # guarded by the line above
+        params = self.initial(shape, generator, base, gradient)
+        params = {name: tensor.to(device=device, dtype=dtype) for name, tensor in params.items()}
+        if base is not None and "base" not in params:
+            params["base"] = base.to(device=device, dtype=dtype)
+        return params
+
+    def weight(self, params: Mapping[str, Tensor], at: Step | None = None) -> FactoredMatrix:
+        """The weight that the parameters stand for; any leading dimensions."""
+        return FactoredMatrix(self.factors(params), params.get("base"), self.scaling)
+
+    @property
+    def scaling(self) -> float:
+        """The number in front of the chain (LoRA's alpha / r)."""
+        return 1.0
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        return ("base",)
+
+    @property
+    def rates(self) -> Mapping[str, float]:
+        """Multipliers of the learning rate by tensor name, where not 1."""
+        return {}
+
+    @property
+    def merges(self) -> bool:
+        """Whether the base takes up what the factors learn, so that tensors change outside the optimizer."""
+        return False
+
+    def reach(self, shape: tuple[int, int]) -> int:
+        """The highest rank that the update can have: what the best reachable loss is computed for."""
+        return int(min(*shape, getattr(self, "rank", min(shape))))
+
+    def after_step(self, params: Params, grads: Mapping[str, Tensor], state: Any, at: Step) -> None:
+        """Runs after every update of the optimizer: resample, merge, truncate. May rotate the optimizer's moments."""
+
+    def export(self, params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The plain LoRA pair (A: (..., r, n), B: (..., m, r)) with B @ A equal to the update, scale baked in.
+
+        Raises:
+            InputError: where no such pair exists.
+        """
+        left, right = self.weight(params).pair()
+        return right, left
+
+
+class Scheme(str):
+    """The name of an initialisation that is also the draw itself: `lora.init == "kaiming"`, and `lora.init(shape)` draws.
+
+    LoRA's literature calls the hyperparameter `init`, and so does this suite the method that every parameterization has.
+    """
+
+    owner: Parameterization
+
+    def __new__(cls, name: str, owner: Parameterization) -> "Scheme":
+        scheme = super().__new__(cls, name)
+        scheme.owner = owner
+        return scheme
+
+    def __call__(self, shape: tuple[int, int], **options: Any) -> Params:
+        return Parameterization.init(self.owner, shape, **options)
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return str, (str(self),)  # a copy is plain text: the owner it is copied into makes it a scheme again

@@ -1,0 +1,90 @@
+"""Flora: train B over a frozen random A, merge, draw another A; the weight's rank grows with every interval."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from linalg import InputError
+from linalg.checks import check_choice, check_integer, check_number
+from linalg.random import gaussian
+from parameterizations._parameterization import Parameterization
+
+FIRST_MOMENTS = ("momentum", "exp_avg")
+
+
+@dataclass(frozen=True)
+class Flora(Parameterization):
+    """B A with A ~ N(0, 1/r) frozen; after every `interval` steps B A joins the base, B = 0 and A is drawn anew.
+
+    Args:
+        rank: r.
+        interval: κ, steps between resamples; 0 keeps the first projection for ever.
+        alpha: None for r, so that the scale is 1.
+        momentum: what becomes of the optimizer's first moment M of B: `carry`, M ← M A_old A_newᵀ, the paper's
+            transfer, or `reset`, zero. Second moments are reset either way: projected twice, they could turn negative.
+
+    Carrying multiplies the energy of M by about 1 + (n + 1) / r each time: with momentum β it grows without bound
+    unless κ > ln(1 + (n + 1) / r) / (2 ln 1/β). This is the form that trains factors; the optimizer of the same
+    paper, which compresses the momentum of a full weight, is another method. The authors' JAX code multiplies by the
+    old A on both sides when it transfers; this does not.
+    """
+
+    reference: ClassVar[str] = "Hao et al. 2024, arXiv 2402.03293"
+
+    rank: int = 8
+    interval: int = 50
+    alpha: float | None = None
+    momentum: str = "carry"
+
+    def __post_init__(self) -> None:
+        check_integer("rank", self.rank)
+        check_integer("interval", self.interval, least=0)
+        if self.alpha is not None:
+            check_number("alpha", self.alpha, above=0)
+        check_choice("momentum", self.momentum, ("carry", "reset"))
+
+    def initial(self, shape, generator, base, gradient):
+        m, n = shape
+        return {
+            "left": torch.zeros(m, self.rank, dtype=torch.float64),
+            "right": gaussian(self.rank, n, generator=generator) / math.sqrt(self.rank),
+            "base": torch.zeros(shape, dtype=torch.float64) if base is None else base,
+        }
+
+    def factors(self, params):
+        return params["left"], params["right"]
+
+    @property
+    def scaling(self) -> float:
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    @property
+    def frozen(self):
+        return ("base", "right")
+
+    @property
+    def merges(self):
+        return self.interval > 0
+
+    def reach(self, shape):
+        return min(shape) if self.merges else min(self.rank, *shape)
+
+    def after_step(self, params, grads, state, at):
+        if not self.merges or (at.step + 1) % self.interval:
+            return
+        old = params["right"]
+        params["base"] = self.weight(params).dense()
+        params["right"] = at.gaussian_like(old) / math.sqrt(self.rank)
+        params["left"].zero_()
+        for name, moment in state["left"].items():
+            if name in FIRST_MOMENTS and self.momentum == "carry":
+                moment.copy_(moment @ (old @ params["right"].mT))
+            else:
+                state.reset("left", name, at.step + 1)
+
+    def export(self, params):
+        if self.merges:
+            raise InputError("flora: no LoRA pair holds a weight that merges; interval=0 keeps one projection and exports")
+        return super().export(params)

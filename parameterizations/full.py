@@ -1,0 +1,18 @@
+"""The dense weight itself: the yardstick that every factorization is measured against."""
+
+from dataclasses import dataclass
+
+import torch
+
+from parameterizations._parameterization import Parameterization
+
+
+@dataclass(frozen=True)
+class Full(Parameterization):
+    """The dense update, started at zero."""
+
+    def initial(self, shape, generator, base, gradient):
+        return {"update": torch.zeros(shape, dtype=torch.float64)}
+
+    def factors(self, params):
+        return (params["update"],)

@@ -1,0 +1,170 @@
+"""Fully observed squared losses: approximate a matrix, or fit outputs from inputs."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from linalg import FactoredMatrix
+from parameterizations import Step
+from problems._problem import Instance, reduction_weight, spectrally_normalized
+
+Parts = tuple[Tensor, ...]
+
+
+@dataclass(eq=False)
+class LeastSquares(Instance):
+    """c/2 ‖W X - Y‖²_F; with no X, c/2 ‖W - Y‖²_F.
+
+    Args:
+        target: (..., m, n), the weight that is hidden; Y itself where there are no inputs.
+        weight: (...,) c, see `reduction_weight`.
+        pretrained: (..., m, n), the base of a fine-tuning problem.
+        inputs: X (..., n, N), columns are samples.
+        outputs: Y (..., m, N).
+        batch_size: samples a step; 0 for all. A batch's loss is scaled by N / batch_size, so its gradient is unbiased.
+
+    With parts (L, R) and Σ = X Xᵀ the gradient never forms the residual:
+    dL/dL = L (R Σ Rᵀ) - C Rᵀ and dL/dR = (Lᵀ L) R Σ - Lᵀ C, where C = (Y - base X) Xᵀ is shared by every rate of a seed.
+    """
+
+    target: Tensor
+    weight: Tensor
+    pretrained: Tensor | None = None
+    inputs: Tensor | None = None
+    outputs: Tensor | None = None
+    batch_size: int = 0
+
+    def __post_init__(self) -> None:
+        self._gram = None if self.inputs is None else self.inputs @ self.inputs.mT
+        self._cross_of: Tensor | None = None
+        self._cross: Tensor | None = None
+
+    @property
+    def shape(self):
+        return self.target.shape[-2], self.target.shape[-1]
+
+    @property
+    def base(self):
+        return self.pretrained
+
+    @property
+    def truth(self):
+        return self.target if self.pretrained is None else self.target - self.pretrained
+
+    def cross(self, base: Tensor | None) -> Tensor:
+        """(..., m, n) (Y - base X) Xᵀ; kept until another base comes."""
+        if self._cross is None or self._cross_of is not base:
+            cross = self.target if self.inputs is None or self.outputs is None else self.outputs @ self.inputs.mT
+            if base is not None:
+                cross = cross - (base if self._gram is None else base @ self._gram)
+            self._cross_of, self._cross = base, cross
+        return self._cross
+
+    def loss(self, weight: FactoredMatrix, batch: Tensor | None = None) -> Tensor:
+        residual = self.residual(weight, batch)
+        return 0.5 * self.weight * self._batch_scale(batch) * residual.square().sum((-2, -1))
+
+    def residual(self, weight: FactoredMatrix, batch: Tensor | None = None) -> Tensor:
+        """(..., m, N), W X - Y on the batch's samples."""
+        if self.inputs is None or self.outputs is None:
+            return weight.dense() - self.target
+        inputs, outputs = (self.inputs, self.outputs) if batch is None else _columns(batch, self.inputs, self.outputs)
+        return weight.apply(inputs.mT).mT - outputs
+
+    def part_gradients(self, parts, base, wanted, batch):
+        if batch is not None:
+            grads = self._batch_gradients(parts, base, wanted, batch)
+        elif len(parts) == 1:
+            grads = ((parts[0] if self._gram is None else parts[0] @ self._gram) - self.cross(base),)
+        else:
+            grads = self._gram_gradients(parts, base, wanted)
+        if self._unit:
+            return grads
+        scale = self.weight[..., None, None] * self._batch_scale(batch)
+        return tuple(None if grad is None else grad.mul_(scale) for grad in grads)
+
+    @property
+    def _unit(self) -> bool:
+        """Whether the gradient needs no scaling: the default, a sum over all samples."""
+        if not hasattr(self, "_is_unit"):
+            self._is_unit = bool((self.weight == 1).all()) and not self.batch_size
+        return self._is_unit
+
+    def _gram_gradients(self, parts: Parts, base: Tensor | None, wanted: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+        left, right = parts
+        cross = self.cross(base)
+        through = right if self._gram is None else right @ self._gram
+        grad_left = grad_right = None
+        if wanted[0]:
+            gram = right @ through.mT
+            grad_left = (gram @ left.mT).sub_(shared_matmul(right, cross.mT)).mT  # built (r, m): long rows are faster
+        if wanted[1]:
+            grad_right = (left.mT @ left @ through).sub_(shared_matmul(left.mT, cross))
+        return grad_left, grad_right
+
+    def _batch_gradients(
+        self, parts: Parts, base: Tensor | None, wanted: tuple[bool, ...], batch: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        assert self.inputs is not None and self.outputs is not None
+        inputs, outputs = _columns(batch, self.inputs, self.outputs)
+        if base is not None:
+            outputs = outputs - base @ inputs
+        if len(parts) == 1:
+            return ((parts[0] @ inputs - outputs) @ inputs.mT,)
+        hidden = parts[1] @ inputs
+        residual = parts[0] @ hidden - outputs
+        return (residual @ hidden.mT if wanted[0] else None), (parts[0].mT @ residual @ inputs.mT if wanted[1] else None)
+
+    def _batch_scale(self, batch: Tensor | None) -> float:
+        return 1.0 if batch is None or self.inputs is None else self.inputs.shape[-1] / batch.shape[-1]
+
+    def batch(self, at: Step) -> Tensor | None:
+        """(seeds, 1, b) indices of this step's samples, drawn without replacement."""
+        if not self.batch_size or self.inputs is None:
+            return None
+        samples = self.inputs.shape[-1]
+        drawn = [torch.randperm(samples, generator=source)[: self.batch_size] for source in at.generators]
+        return torch.stack(drawn).reshape(*self.inputs.shape[:-2], self.batch_size).to(self.inputs.device)
+
+    def measure(self, weight):
+        dense = weight.dense()
+        error = (dense - self.target).square().sum((-2, -1)).sqrt()
+        truth = self.truth.square().sum((-2, -1)).sqrt()
+        residual = dense - self.target if self.inputs is None else dense @ self.inputs - self.outputs
+        return {"loss": 0.5 * self.weight * residual.square().sum((-2, -1)), "relative_error": error / truth}
+
+    def best(self, rank: int) -> float | None:
+        """Eckart-Young: the tail of the spectrum of what is left to fit; with inputs, of the least-squares solution in their metric."""
+        if self.inputs is None or self.outputs is None:
+            values = self.spectrum
+            floor = 0.0
+        else:
+            inputs = self.inputs.double()
+            outputs = self.outputs.double() - (0 if self.pretrained is None else self.pretrained.double() @ inputs)
+            rows = torch.linalg.qr(inputs.mT).Q  # (N, n): an orthonormal basis of the samples' row space
+            fitted = outputs @ rows
+            values = torch.linalg.svdvals(fitted)
+            floor = float(outputs.square().sum() - fitted.square().sum())
+        assert values is not None
+        tail = float(values[rank:].square().sum())
+        return 0.5 * float(self.weight) * (tail + max(floor, 0.0))
+
+
+def shared_matmul(rows: Tensor, matrix: Tensor) -> Tensor:
+    """rows (..., S, K, r, n) @ matrix (S, 1, n, m): where the K lanes of a seed share the matrix, one GEMM a seed."""
+    if matrix.ndim < 3 or matrix.shape[-3] != 1 or rows.ndim < 3 or rows.shape[-3] == 1:
+        return rows @ matrix
+    merged = rows.reshape(*rows.shape[:-3], rows.shape[-3] * rows.shape[-2], rows.shape[-1])
+    return (merged @ matrix[..., 0, :, :]).reshape(*rows.shape[:-1], matrix.shape[-1])
+
+
+def _columns(batch: Tensor, *matrices: Tensor) -> tuple[Tensor, ...]:
+    """The columns of each (..., p, N) that `batch` (..., b) names."""
+    return tuple(torch.take_along_dim(matrix, batch[..., None, :], dim=-1) for matrix in matrices)
+
+
+def approximation(target: Tensor, normalize: str, reduction: str) -> LeastSquares:
+    """The instance that asks for a given (m, n) matrix, scaled as the two options say."""
+    target = spectrally_normalized(target.double(), normalize)
+    return LeastSquares(target, reduction_weight(reduction, target.numel(), target.square().sum()))

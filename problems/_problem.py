@@ -1,0 +1,172 @@
+"""The contract of a problem: a family of objectives over a matrix, drawn with a seed into an instance."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from linalg import FactoredMatrix, generator
+from linalg.checks import check_choice, check_integer
+from parameterizations import Step
+
+NORMALIZE = ("spectral", "none")
+REDUCTIONS = ("sum", "mean", "relative")
+
+
+@dataclass(eq=False)
+class Instance:
+    """One drawn objective, or several stacked: then every tensor is (seeds, 1, ...), so that it broadcasts over rates.
+
+    A subclass gives `loss`, `part_gradients` and `measure`, each for weights with any leading dimensions.
+    """
+
+    selection: ClassVar[str] = "loss"  # the measure that picks the learning rate; never a test error
+    headline: ClassVar[str] = "relative_error"  # the measure that tables report
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n) of the weight."""
+        raise NotImplementedError
+
+    @property
+    def base(self) -> Tensor | None:
+        """(..., m, n), the pretrained weight, where the problem is fine-tuning."""
+        return None
+
+    @property
+    def truth(self) -> Tensor | None:
+        """(..., m, n), the update that the problem hides, where there is one: angles and spectra are taken against it."""
+        return None
+
+    def loss(self, weight: FactoredMatrix, batch: Any = None) -> Tensor:
+        """(...,) the training loss, differentiable by autograd."""
+        raise NotImplementedError
+
+    def gradient(self, weight: FactoredMatrix, batch: Any = None) -> tuple[Tensor | None, ...]:
+        """dL/dpart for every part in `weight.parts`, by the cheapest algebra; None for a part that asks for no gradient.
+
+        Where no part asks (all were built without autograd), all are given. The gradients themselves carry no graph.
+        """
+        parts = weight.parts  # built here, where autograd may be recording
+        asks = tuple(part.requires_grad for part in parts)
+        with torch.no_grad():
+            detached = tuple(part.detach() for part in parts)
+            return self.part_gradients(detached, weight.base, asks if any(asks) else (True,) * len(parts), batch)
+
+    def part_gradients(
+        self, parts: tuple[Tensor, ...], base: Tensor | None, wanted: tuple[bool, ...], batch: Any
+    ) -> tuple[Tensor | None, ...]:
+        """The gradient for the update (..., m, n), or for its pair (..., m, r) and (..., r, n); None where not wanted."""
+        raise NotImplementedError
+
+    def measure(self, weight: FactoredMatrix) -> dict[str, Tensor]:
+        """(...,) each, exact: `loss` over all training data, `relative_error`, and errors on held-out parts."""
+        raise NotImplementedError
+
+    def batch(self, at: Step) -> Any:
+        """What `loss` and `gradient` see at this step; None for everything."""
+        return None
+
+    def best(self, rank: int) -> float | None:
+        """The lowest loss that an update of that rank can reach, where theory gives it; of an instance that is not stacked."""
+        return None
+
+    @cached_property
+    def spectrum(self) -> Tensor | None:
+        """(..., min(m, n)) singular values of `truth`, float64."""
+        svd = self.truth_svd
+        return None if svd is None else svd[1]
+
+    @cached_property
+    def truth_svd(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """U (..., m, k), S (..., k), Vt (..., k, n) of `truth` in float64 with k = min(m, n); NaN where it is not finite."""
+        if self.truth is None:
+            return None
+        matrix = self.truth.double()
+        finite = matrix.isfinite().all(-1).all(-1)[..., None, None]
+        u, s, vt = torch.linalg.svd(torch.where(finite, matrix, torch.zeros_like(matrix)), full_matrices=False)
+        return u.where(finite, torch.nan), s.where(finite[..., 0], torch.nan), vt.where(finite, torch.nan)
+
+    @classmethod
+    def stack(cls, instances: Sequence[Self]) -> Self:
+        """Several seeds as one: every tensor becomes (seeds, 1, ...); all else must be equal."""
+        first = instances[0]
+        stacked = {}
+        for field in fields(first):
+            values = [getattr(instance, field.name) for instance in instances]
+            stacked[field.name] = torch.stack(values)[:, None] if isinstance(values[0], Tensor) else values[0]
+        return cls(**stacked)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Base class. A subclass is a frozen dataclass in a file of its own that gives `instance`.
+
+    `dtype` is what the problem trains in when nobody asks for another: float64 where rounding would decide the result.
+    """
+
+    reference: ClassVar[str] = ""
+    dtype: ClassVar[torch.dtype] = torch.float32
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, list):  # configurations have no tuples
+                object.__setattr__(self, field.name, tuple(value))
+        self.check()
+
+    def check(self) -> None:
+        """Raise `InputError` for a hyperparameter out of range."""
+
+    def instance(self, seed: int) -> Instance:
+        """The instance of that seed in float64 on the CPU."""
+        raise NotImplementedError(f"{type(self).__name__} must define instance()")
+
+    def draw(self, seed: int = 0, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Instance:
+        """Draw an instance; the same numbers for the same seed in every dtype and on every device, to rounding.
+
+        Raises:
+            InputError: where the hyperparameters, or a file they name, do not give one.
+        """
+        check_integer("seed", seed, least=0)
+        drawn = self.instance(int(seed))
+        dtype = dtype or self.dtype
+        moved = {}
+        for field in fields(drawn):
+            value = getattr(drawn, field.name)
+            if isinstance(value, Tensor):
+                value = value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+            moved[field.name] = value
+        return type(drawn)(**moved)
+
+    def generator(self, seed: int, stream: str = "problem") -> torch.Generator:
+        return generator(seed, stream)
+
+    def fingerprint(self) -> str:
+        """What decides the instances beside the hyperparameters, such as the content of a file."""
+        return ""
+
+
+def spectrally_normalized(matrix: Tensor, normalize: str) -> Tensor:
+    """(m, n) divided by its largest singular value where `normalize` is `spectral`; the zero matrix and one that is not finite stay."""
+    check_choice("normalize", normalize, NORMALIZE)
+    if normalize == "none" or not matrix.isfinite().all():
+        return matrix
+    norm = torch.linalg.matrix_norm(matrix, 2)
+    return matrix / norm if norm > 0 else matrix
+
+
+def reduction_weight(reduction: str, entries: int, energy: Tensor) -> Tensor:
+    """() c in loss = c/2 Σ residual²: `sum` 1, `mean` 2 / entries (the mean square), `relative` 2 / energy (relative to zero).
+
+    Args:
+        entries: how many residuals are summed.
+        energy: () the sum at the start, of squared targets.
+    """
+    check_choice("reduction", reduction, REDUCTIONS)
+    one = torch.ones((), dtype=torch.float64)
+    return {"sum": one, "mean": one * 2 / entries, "relative": 2 / energy.double()}[reduction]
+

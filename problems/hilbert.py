@@ -1,0 +1,31 @@
+"""Approximate the Hilbert matrix, the classical ill-conditioned matrix."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from linalg.checks import check_choice, check_shape
+from problems._least_squares import approximation
+from problems._problem import NORMALIZE, REDUCTIONS, Problem
+
+
+@dataclass(frozen=True)
+class Hilbert(Problem):
+    """½ ‖W - M‖²_F for M_ij = 1 / (i + j + 1), counted from 0; seeds differ only in how the factors start."""
+
+    reference: ClassVar[str] = "Hilbert 1894"
+    dtype: ClassVar[torch.dtype] = torch.float64
+
+    shape: tuple[int, int] = (64, 64)
+    normalize: str = "spectral"
+    reduction: str = "sum"
+
+    def check(self):
+        check_shape("shape", self.shape)
+        check_choice("normalize", self.normalize, NORMALIZE)
+        check_choice("reduction", self.reduction, REDUCTIONS)
+
+    def instance(self, seed):
+        row, column = (torch.arange(side, dtype=torch.float64) for side in self.shape)
+        return approximation(1 / (row[:, None] + column + 1), self.normalize, self.reduction)
