@@ -74,6 +74,10 @@ class Optimizer:
             rate = lr * state.rates.get(name, 1.0)
             self.step_tensor(params[name], grad, state, name, per_lane(rate, params[name]), now)
 
+    def state_bytes(self, state: State) -> int:
+        """What the moments of all lanes take."""
+        return sum(moment.numel() * moment.element_size() for moments in state.values() for moment in moments.values())
+
     def step_tensor(self, param: Tensor, grad: Tensor, state: State, name: str, lr: Tensor | float, step: int) -> None:
         """Move one tensor; `lr` broadcasts against it."""
         raise NotImplementedError(f"{type(self).__name__} must define step_tensor()")

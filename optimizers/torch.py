@@ -103,6 +103,10 @@ class Torch(Optimizer):
         for optimizer, lane, tensors in zip(state.optimizers, lanes, state.lanes, strict=True):
             optimizer.step(self._closure(step, lane, tensors))
 
+    def state_bytes(self, state):
+        tensors = [value for optimizer in state.optimizers for moments in optimizer.state.values() for value in moments.values()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors if isinstance(tensor, Tensor))
+
     def _closure(self, step: Step | int, lane: tuple[int, ...], tensors: Mapping[str, pytorch.nn.Parameter]) -> Any:
         """The lane's loss as the closure that line searches call, or None where there is none to give."""
         if not isinstance(step, Step) or step.closure is None:

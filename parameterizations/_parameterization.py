@@ -35,7 +35,7 @@ class Step:
         """N(0, 1) entries in the shape of `like` (..., p, q): one (p, q) matrix from each generator."""
         drawn = [gaussian(*like.shape[-2:], generator=generator) for generator in self.generators]
         if len(drawn) * like.shape[-2] * like.shape[-1] != like.numel():
-            raise InputError(f"generators: {len(drawn)} given, but {like.numel() // like[..., 0, 0].numel()} matrices are to be drawn")
+            raise InputError(f"generators: {len(drawn)} given, but {like[..., 0, 0].numel()} matrices are to be drawn")
         return torch.stack(drawn).reshape(like.shape).to(like)
 
 

@@ -22,8 +22,10 @@ class Flora(Parameterization):
         rank: r.
         interval: κ, steps between resamples; 0 keeps the first projection for ever.
         alpha: None for r, so that the scale is 1.
-        momentum: what becomes of the optimizer's first moment M of B: `carry`, M ← M A_old A_newᵀ, the paper's
-            transfer, or `reset`, zero. Second moments are reset either way: projected twice, they could turn negative.
+        momentum: what becomes of the optimizer's moments of B. `carry`: the first moment M goes to M A_old A_newᵀ, the
+            paper's transfer; a second moment goes to its mean over each row, because the entries of a row of G Aᵀ have
+            the same mean square ‖G_i‖²/r under every A (projected like M it could turn negative, and next to a carried
+            M a fresh one divides by single gradients). `reset`: all start from zero.
 
     Carrying multiplies the energy of M by about 1 + (n + 1) / r each time: with momentum β it grows without bound
     unless κ > ln(1 + (n + 1) / r) / (2 ln 1/β). This is the form that trains factors; the optimizer of the same
@@ -79,10 +81,12 @@ class Flora(Parameterization):
         params["right"] = at.gaussian_like(old) / math.sqrt(self.rank)
         params["left"].zero_()
         for name, moment in state["left"].items():
-            if name in FIRST_MOMENTS and self.momentum == "carry":
+            if self.momentum == "reset":
+                state.reset("left", name, at.step + 1)
+            elif name in FIRST_MOMENTS:
                 moment.copy_(moment @ (old @ params["right"].mT))
             else:
-                state.reset("left", name, at.step + 1)
+                moment.copy_(moment.mean(-1, keepdim=True).expand_as(moment))
 
     def export(self, params):
         if self.merges:

@@ -43,6 +43,10 @@ class LoRA(Parameterization):
             check_number("alpha", self.alpha, above=0)
         object.__setattr__(self, "init", Scheme(self.init, self))
 
+    def __setstate__(self, state):
+        self.__dict__.update(state)  # pickle and deepcopy call no __init__, and give the scheme as plain text
+        self.__post_init__()
+
     def initial(self, shape, generator, base, gradient):
         m, n = shape
         return {

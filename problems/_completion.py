@@ -125,6 +125,9 @@ class Completion(Instance):
             measures["relative_error"] = error / self.hidden.square().sum((-2, -1)).sqrt()
         return measures
 
+    def workspace(self, parts):
+        return 2 * self.rows * self.columns if self._dense or parts == 1 else 4 * self.observed.shape[-1]
+
     def best(self, rank: int) -> float | None:
         return self.floor if rank >= self.hidden_rank else None
 

@@ -70,6 +70,10 @@ class Instance:
         """What `loss` and `gradient` see at this step; None for everything."""
         return None
 
+    def workspace(self, parts: int) -> int:
+        """Entries of the temporaries that a gradient of that many parts needs for one lane, beside the parts' own size."""
+        return 2 * self.shape[0] * self.shape[1] if parts == 1 else 0
+
     def best(self, rank: int) -> float | None:
         """The lowest loss that an update of that rank can reach, where theory gives it; of an instance that is not stacked."""
         return None

@@ -1,0 +1,193 @@
+"""The commands behind `python -m bench`."""
+
+import argparse
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.markup import escape
+
+from bench import catalogue, config, tables
+from bench.jobs import WAIT, describe, job
+from bench.progress import FINISHED, Board, SweepProgress
+from bench.store import Store
+from linalg import InputError
+
+HELP = """usage: python -m bench [OVERRIDE ...]           run a sweep: any keys of the configuration, commas sweep
+       python -m bench experiment=NAME [...]    run a named sweep
+       python -m bench list                     what there is on each axis, and what does not go together
+       python -m bench plot [FIGURE ...]        draw a sweep's figures again from what is stored
+       python -m bench table                    print a sweep's table of winners again
+       python -m bench COMMAND --help           a command's options
+
+examples:
+  python -m bench problem=hilbert parameterization=lora,op_lora optimizer=adam
+  python -m bench problem=matrix_factorization shape=[128,96] rank=4,8 lr.min=1e-3 lr.max=1 lr.count=13
+  python -m bench optimizer=torch optimizer._target_=torch.optim.NAdam
+  python -m bench experiment=default hydra/launcher=joblib
+
+keys: problem parameterization optimizer (groups; their options as problem.rank=4)
+      rank alpha depth scale (parameterizations) shape normalize reduction (problems)
+      lr.min lr.max lr.count lr.values lr.extend seeds.tune seeds.report steps schedule warmup
+      dtype device probes timeout results force figures
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        0, 1 where something failed, 2 where the input was bad, 130 where the user stopped it.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    commands = {"list": list_axes, "plot": plot, "table": table}
+    try:
+        if arguments[:1] in (["--help"], ["-h"], ["help"]):
+            print(HELP)
+            return 0
+        if arguments and arguments[0] in commands:
+            return commands[arguments[0]](arguments[1:])
+        if arguments and "=" not in arguments[0] and not arguments[0].startswith(("-", "+", "~")):
+            raise InputError(f"{arguments[0]}: must be one of {', '.join(commands)}, or overrides such as problem=hilbert")
+        return sweep(arguments)
+    except InputError as error:
+        return complain(str(error), 2)
+    except (HydraException, OmegaConfBaseException) as error:
+        return complain(one_line(error), 2)
+    except OSError as error:
+        return complain(describe(error), 1)
+    except KeyboardInterrupt:
+        return complain("stopped; finished cells are kept, and the same command goes on from here", 130)
+
+
+def complain(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def one_line(error: Exception) -> str:
+    """Hydra's messages on one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(("Set the environment variable", "full_key", "object_type"))]
+    text = " ".join(lines)
+    if "Available options in" in text:
+        head, _, options = text.partition("Available options in")
+        return f"{head.strip()}; must be one of {', '.join(options.split(':', 1)[1].split())}"
+    return text
+
+
+def sweep(arguments: list[str]) -> int:
+    """Run every cell of the overrides, print the winners and draw the figures asked for."""
+    config.register()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of ending the process in Hydra's own words
+    informational = any(argument.startswith(("--cfg", "--info", "--hydra-help", "--resolve", "--version")) for argument in arguments)
+    if informational:
+        run_hydra(arguments)
+        return 0
+    started, board = time.time(), Board.create()
+    try:
+        error = run_hydra(arguments)
+        if any(post.state == "busy" for post in board.latest().values()):
+            print("waiting for cells that another process is running", file=sys.stderr)
+            os.environ[WAIT] = "1"
+            error = run_hydra(arguments) or error
+        latest, asked = board.latest(), board.sweep()
+    finally:
+        os.environ.pop(WAIT, None)
+        shutil.rmtree(board.folder, ignore_errors=True)
+    counts = {state: sum(post.state == state for post in latest.values()) for state in FINISHED}
+    said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    print(f"{len(latest)} cells in {time.time() - started:.0f} s: {said}", file=sys.stderr)
+    keys = [key for key, post in latest.items() if post.state in ("done", "kept")]
+    if keys:
+        store = Store(Path(asked["results"]))
+        store.write_sweep(asked["name"], keys)
+        report(store, asked["name"], keys, asked["figures"])
+    if counts["failed"]:
+        return complain("; ".join(post.message for post in latest.values() if post.state == "failed"), 1)
+    if error is not None:
+        raise error
+    if not keys:
+        raise InputError("; ".join(dict.fromkeys(post.message for post in latest.values() if post.message)) or "no cell was run")
+    return 0
+
+
+def run_hydra(arguments: list[str]) -> Exception | None:
+    """Hand the overrides to Hydra; the first error that a job raised, if one did."""
+    before, sys.argv = sys.argv, ["bench", *arguments]
+    try:
+        hydra.main(config_path="pkg://bench.conf", config_name="config", version_base="1.3")(job)()
+    except (HydraException, OmegaConfBaseException):
+        raise
+    except Exception as error:  # raised by a job, which has posted it; it decides the exit code
+        return error
+    finally:
+        SweepProgress.stop()
+        sys.argv = before
+    return None
+
+
+def report(store: Store, name: str, keys: list[str], figures: list[str]) -> None:
+    """Print the table of winners, draw the figures and say where they are."""
+    tables.print_winners(store, keys)
+    if figures:
+        from bench import plots
+
+        for path in plots.draw(store, name, keys, figures):
+            print(path)
+    print(f"tables and curves of every cell: {store.runs}")
+
+
+def list_axes(arguments: list[str]) -> int:
+    """Print the three axes, one line an entry, then the pairs that do not go together."""
+    argparse.ArgumentParser(prog="python -m bench list", description=list_axes.__doc__).parse_args(arguments)
+    console = Console(soft_wrap=True, highlight=False)
+    for axis in catalogue.AXES:
+        console.print(f"[bold]{axis}[/bold]")
+        for name, cls in catalogue.entries(axis).items():
+            console.print(f"  {name:<24}{escape(catalogue.summary(cls))} [dim]{escape(cls.reference)}[/dim]")
+    console.print("[bold]not together[/bold]")
+    for optimizer, parameterization, reason in catalogue.refusals():
+        console.print(f"  {optimizer} x {parameterization}: {escape(reason)}")
+    console.print("[bold]experiment[/bold]")
+    for name, line in config.experiments().items():
+        console.print(f"  {name:<24}{escape(line)}")
+    return 0
+
+
+def plot(arguments: list[str]) -> int:
+    """Draw a sweep's figures again from what is stored."""
+    from bench import plots
+
+    parser = argparse.ArgumentParser(prog="python -m bench plot", description=plot.__doc__)
+    parser.add_argument("figures", nargs="*", help=f"of {', '.join(plots.FIGURES)}; all if none is named")
+    name, store, keys = stored_sweep(parser, arguments)
+    figures = parser.parse_args(arguments).figures or list(plots.FIGURES)
+    for path in plots.draw(store, name, keys, figures):
+        print(path)
+    return 0
+
+
+def table(arguments: list[str]) -> int:
+    """Print a sweep's table of winners again."""
+    _, store, keys = stored_sweep(argparse.ArgumentParser(prog="python -m bench table", description=table.__doc__), arguments)
+    tables.print_winners(store, keys)
+    return 0
+
+
+def stored_sweep(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[str, Store, list[str]]:
+    """The sweep that a command's options name, with its finished cells."""
+    parser.add_argument("--results", default="results", help="the folder of what is kept (default: %(default)s)")
+    parser.add_argument("--sweep", default=None, help="the sweep's name: an experiment's, or 'sweep' (default: the latest)")
+    options = parser.parse_args(arguments)
+    store = Store(Path(options.results))
+    name, keys = store.sweep(options.sweep)
+    if not keys:
+        raise InputError(f"--results={options.results}: holds no finished cells of {name}; run a sweep first")
+    return name, store, keys

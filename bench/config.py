@@ -1,0 +1,112 @@
+"""From Hydra's configuration to a cell: the dataclasses are the configuration groups."""
+
+import inspect
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.config_store import ConfigStore
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from bench.catalogue import AXES, entries
+from bench.cell import Cell, LearningRates
+from linalg import InputError
+from optimizers import Torch
+
+SHARED = {"parameterization": ("rank", "alpha", "depth", "scale"), "problem": ("shape", "normalize", "reduction"), "optimizer": ()}
+
+
+def node(axis: str, cls: type) -> dict[str, Any]:
+    """A configuration group's entry: where the class is and the defaults of its hyperparameters; shared ones interpolate."""
+    values: dict[str, Any] = {"_target_": f"{cls.__module__}.{cls.__qualname__}"}
+    for field in fields(cls):
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        values[field.name] = list(default) if isinstance(default, tuple) else default
+        if field.name in SHARED[axis]:
+            values[field.name] = "${" + field.name + "}"
+    if cls is Torch:
+        return {"_target_": values["target"], "options": {}}
+    return values
+
+
+def register() -> None:
+    """Put every entry of the catalogue into Hydra's store."""
+    for axis in AXES:
+        for name, cls in entries(axis).items():
+            ConfigStore.instance().store(group=axis, name=name, node=node(axis, cls))
+
+
+def build(axis: str, config: DictConfig) -> Any:
+    """The object that a group's configuration describes; null shared options stay at the class's own default.
+
+    Raises:
+        InputError: where `_target_` cannot be imported or takes no such option.
+    """
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    options = {str(name): value for name, value in values.items() if name != "_target_"}
+    target = str(values.get("_target_"))
+    try:
+        cls = get_object(target)
+    except Exception as error:  # whatever the module raises while it is imported
+        raise InputError(f"{axis}._target_={target!r}: must be a class that can be imported ({error})") from error
+    if inspect.isclass(cls) and issubclass(cls, torch.optim.Optimizer):
+        return Torch(target, {**options.pop("options", {}), **options})
+    if not (inspect.isclass(cls) and issubclass(cls, AXES[axis])):
+        raise InputError(f"{axis}._target_={target!r}: must be a subclass of {AXES[axis].__name__}")
+    known = {field.name for field in fields(cls)}
+    options = {name: value for name, value in options.items() if not (value is None and name in SHARED[axis])}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise InputError(f"{axis}.{unknown[0]}={options[unknown[0]]!r}: {target} takes {', '.join(sorted(known)) or 'no options'}")
+    try:
+        return cls(**options)
+    except InputError as error:
+        raise InputError(f"{axis}.{error}") from error
+
+
+def cell(config: DictConfig) -> Cell:
+    """The cell that a job's configuration describes."""
+    rates = {str(name): value for name, value in plain(config.lr).items()}
+    seeds = {name: seed_list(f"seeds.{name}", config.seeds[name], first) for name, first in (("tune", 0), ("report", 100))}
+    return Cell(
+        problem=build("problem", config.problem),
+        parameterization=build("parameterization", config.parameterization),
+        optimizer=build("optimizer", config.optimizer),
+        lr=LearningRates(**rates),
+        tune=seeds["tune"],
+        report=seeds["report"],
+        steps=config.steps,
+        schedule=config.schedule,
+        warmup=config.warmup,
+        dtype=config.dtype,
+        device=str(config.device),
+        probes=str(config.probes),
+        timeout=config.timeout,
+    )
+
+
+def plain(config: DictConfig) -> dict[Any, Any]:
+    container = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(container, dict)
+    return container
+
+
+def seed_list(key: str, value: Any, first: int) -> tuple[int, ...]:
+    """Seeds as given, or that many from `first` on where a number is given."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 1:
+            raise InputError(f"{key}={value}: must be a list of seeds, or how many")
+        return tuple(range(first, first + value))
+    try:
+        return tuple(int(seed) for seed in value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{key}={value!r}: must be a list of seeds, or how many") from error
+
+
+def experiments() -> dict[str, str]:
+    """The named sweeps by name, with the first line of their comment."""
+    folder = Path(__file__).parent / "conf" / "experiment"
+    return {path.stem: path.read_text().splitlines()[0].lstrip("# ") for path in sorted(folder.glob("*.yaml"))}

@@ -1,0 +1,248 @@
+"""Runs a block of lanes together: every tensor has two leading dimensions, (seed, rate)."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from bench import probes
+from linalg import FactoredMatrix, generator
+from optimizers import Optimizer, schedule_factor
+from parameterizations import Parameterization, Params, Step
+from problems import Instance
+
+BLOCK_BYTES = 8 << 20  # between a core's own cache and its share of the last one: fewer, longer tensor operations win up to there
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run is carried out.
+
+    Args:
+        steps: updates a lane.
+        schedule, warmup: see `optimizers.schedule_factor`.
+        dtype, device: of every tensor.
+        probes: `none` (the instance's own measures alone), `basic` or `all`.
+        deadline: `time.monotonic()` value past which lanes stop and are marked `timeout`; None for never.
+    """
+
+    steps: int
+    schedule: str = "constant"
+    warmup: int = 0
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+    probes: str = "basic"
+    deadline: float | None = None
+
+
+@dataclass
+class BlockResult:
+    """What a block of S seeds and K rates leaves.
+
+    Args:
+        steps: the probed steps, P of them.
+        curves: (P, S, K) by probe, float64; NaN where not measured, infinite loss once a lane has diverged.
+        status: S lists of K words: ok, diverged or timeout.
+        spectrum: (S, K, k) singular values of the update at the end, None without probes.
+        step_seconds, probe_seconds: wall time.
+        parameters, state_bytes: trainable numbers and optimizer state of one lane.
+    """
+
+    steps: list[int]
+    curves: dict[str, Tensor] = field(default_factory=dict)
+    status: list[list[str]] = field(default_factory=list)
+    spectrum: Tensor | None = None
+    step_seconds: float = 0.0
+    probe_seconds: float = 0.0
+    parameters: int = 0
+    state_bytes: int = 0
+
+
+class Block:
+    """Lanes of some seeds and rates, ready to run.
+
+    Args:
+        instances: one a seed, not stacked.
+        seeds: S of them.
+        rates: K learning rates, the same for every seed.
+    """
+
+    def __init__(
+        self,
+        instances: Sequence[Instance],
+        parameterization: Parameterization,
+        optimizer: Optimizer,
+        seeds: Sequence[int],
+        rates: Sequence[float],
+        settings: Settings,
+    ) -> None:
+        self.instances, self.parameterization, self.optimizer, self.settings = instances, parameterization, optimizer, settings
+        self.instance = type(instances[0]).stack(instances)
+        self.seeds = seeds
+        self.lr = torch.tensor(rates, dtype=settings.dtype, device=settings.device).expand(len(seeds), -1).contiguous()
+        started = [initial_tensors(*pair, parameterization, settings) for pair in zip(instances, seeds, strict=True)]
+        self.params: Params = {}
+        for name in started[0]:
+            tensors = [params[name] for params in started]
+            self.params[name] = torch.stack(tensors)[:, None] if name in parameterization.frozen else to_lanes(tensors, len(rates))
+        self.trainable = {name: tensor.requires_grad_() for name, tensor in self.params.items() if name not in parameterization.frozen}
+        self.state = optimizer.init({name: tensor.detach() for name, tensor in self.trainable.items()}, parameterization.rates)
+        self.at = Step(
+            steps=settings.steps, generators=[generator(seed, "steps") for seed in seeds], closure=self.lane_loss_and_gradients
+        )
+
+    def run(self) -> BlockResult:
+        """Take every step, probing on the way."""
+        settings, result = self.settings, BlockResult(probes.geometric_grid(self.settings.steps))
+        coarse, probed = probes.coarse_grid(settings.steps), set(result.steps)
+        alive = torch.ones(self.lr.shape, dtype=torch.bool, device=self.lr.device)
+        before: FactoredMatrix | None = None
+        rows: list[dict[str, Tensor]] = []
+        late = False
+        started = time.perf_counter()
+        for step in range(settings.steps + 1):
+            self.at.step = step
+            grads = self.gradients()
+            if step in probed:
+                paused = time.perf_counter()
+                row = self.probe(grads, before, step in coarse)
+                alive &= row["loss"].isfinite()
+                rows.append({name: value.where(alive, torch.inf if name == "loss" else torch.nan) for name, value in row.items()})
+                result.probe_seconds += time.perf_counter() - paused
+                late = settings.deadline is not None and time.monotonic() > settings.deadline
+                before = None
+            if step == settings.steps or late or not alive.any():
+                break
+            if step + 1 in probed and settings.probes != "none":
+                before = snapshot(self.weight())
+            with torch.no_grad():
+                factor = schedule_factor(settings.schedule, step, settings.steps, settings.warmup)
+                self.optimizer.update(self.trainable, grads, self.state, self.lr * factor, self.at)
+                self.parameterization.after_step(self.params, grads, self.state, self.at)
+        result.step_seconds = time.perf_counter() - started - result.probe_seconds
+        result.curves = stack_rows(rows, len(result.steps), alive)
+        result.status = [[("timeout" if late else "ok") if lane else "diverged" for lane in row] for row in alive.tolist()]
+        if settings.probes != "none":
+            with torch.no_grad():
+                result.spectrum = self.total_update().svdvals().expand(*self.lr.shape, -1).cpu()
+        lanes = self.lr.numel()
+        result.parameters = sum(tensor.numel() for tensor in self.trainable.values()) // lanes
+        result.state_bytes = self.optimizer.state_bytes(self.state) // lanes
+        return result
+
+    def weight(self) -> FactoredMatrix:
+        return self.parameterization.weight(self.params, self.at)
+
+    def total_update(self) -> FactoredMatrix:
+        """All that was learned: the weight less the pretrained base, in factors where nothing has been merged."""
+        weight, base = self.weight(), self.instance.base
+        if not self.parameterization.merges:
+            return FactoredMatrix(weight.factors, None, weight.scale)
+        return FactoredMatrix((weight.dense() if base is None else weight.dense() - base,))
+
+    def gradients(self) -> Params:
+        """dloss/dtensor by name at the present parameters, on this step's batch."""
+        weight = self.weight()
+        return pull_back(weight, self.instance.gradient(weight, self.instance.batch(self.at)), self.trainable)
+
+    def probe(self, grads: Params, before: FactoredMatrix | None, coarse: bool) -> dict[str, Tensor]:
+        """One value a lane (S, K) of every probe asked for."""
+        with torch.no_grad():
+            weight = self.weight()
+            row = dict(self.instance.measure(weight))
+            if self.settings.probes != "none":
+                row |= probes.basic(self.instance, weight, before, grads, self.settings.dtype)
+            if self.settings.probes == "all" and coarse:
+                row |= probes.expensive(self.instance, self.parameterization, self.params, weight, self.settings.dtype)
+        return {name: value.detach().double().expand(self.lr.shape).to(self.lr.device) for name, value in row.items()}
+
+    def lane_loss_and_gradients(self, lane: tuple[int, int]) -> tuple[Tensor, Params]:
+        """The loss () and gradients (1, 1, ...) of one lane, for optimizers that search along a line."""
+        seed, rate = lane
+        own = {}
+        for name, tensor in self.params.items():
+            own[name] = tensor[seed : seed + 1, rate : rate + 1] if name in self.trainable else tensor[seed : seed + 1]
+        own = {name: tensor.detach().requires_grad_(name in self.trainable) for name, tensor in own.items()}
+        instance = self._single[seed]
+        with torch.enable_grad():
+            weight = self.parameterization.weight(own, self.at)
+            loss = instance.loss(weight)
+            learned = {name: own[name] for name in self.trainable}
+            grads = torch.autograd.grad(loss.sum(), list(learned.values()))
+        return loss.detach().sum(), dict(zip(learned, grads, strict=True))
+
+    @cached_property
+    def _single(self) -> list[Instance]:
+        return [type(instance).stack([instance]) for instance in self.instances]
+
+
+def initial_tensors(instance: Instance, seed: int, parameterization: Parameterization, settings: Settings) -> Params:
+    """One seed's tensors: every rate of the seed starts from them."""
+
+    def gradient(weight: Tensor) -> Tensor:
+        (grad,) = instance.gradient(FactoredMatrix((weight.to(dtype=settings.dtype, device=settings.device),)))
+        assert grad is not None
+        return grad
+
+    return parameterization.init(
+        instance.shape,
+        generator=generator(seed, "init"),
+        dtype=settings.dtype,
+        device=settings.device,
+        base=instance.base,
+        gradient=gradient,
+    )
+
+
+def to_lanes(tensors: Sequence[Tensor], rates: int) -> Tensor:
+    """(seeds, rates, ...) with memory of its own for every lane; tall matrices lie transposed, because long rows are faster."""
+    lanes = torch.stack(list(tensors))[:, None].expand(-1, rates, *(-1 for _ in tensors[0].shape))
+    tall = tensors[0].ndim >= 2 and tensors[0].shape[-2] > tensors[0].shape[-1]
+    return lanes.mT.contiguous().mT if tall else lanes.contiguous()
+
+
+def pull_back(weight: FactoredMatrix, cotangents: Sequence[Tensor | None], trainable: Params) -> Params:
+    """Carry dL/dpart back to the trainable tensors."""
+    pairs = [(part, grad) for part, grad in zip(weight.parts, cotangents, strict=True) if grad is not None]
+    grads = torch.autograd.grad([part for part, _ in pairs], list(trainable.values()), [grad for _, grad in pairs])
+    return dict(zip(trainable, grads, strict=True))
+
+
+def snapshot(weight: FactoredMatrix) -> FactoredMatrix:
+    """The weight as it stands, out of reach of the updates."""
+    return FactoredMatrix(tuple(factor.detach().clone() for factor in weight.factors), weight.base, weight.scale)
+
+
+def stack_rows(rows: list[dict[str, Tensor]], count: int, alive: Tensor) -> dict[str, Tensor]:
+    """(count, lanes) by probe; rows that a block stopped before are NaN, with an infinite loss for lanes that diverged."""
+    unmeasured = torch.full(alive.shape, torch.nan, dtype=torch.float64)
+    stopped = unmeasured.masked_fill(~alive.cpu(), torch.inf)
+    curves = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row[name].cpu() if name in row else unmeasured for row in rows]
+        curves[name] = torch.stack(values + [stopped if name == "loss" else unmeasured] * (count - len(rows)))
+    return curves
+
+
+def cut_blocks(seeds: int, rates: int, bytes_a_lane: int, budget: int = BLOCK_BYTES) -> Iterator[tuple[slice, slice]]:
+    """Slices of seeds and rates whose lanes fit the budget together, at least one lane each; rates of a seed stay together first."""
+    fit = max(1, budget // max(1, bytes_a_lane))
+    by_rate = -(-rates // min(rates, fit))
+    rates_a_block = -(-rates // by_rate)
+    seeds_a_block = max(1, min(seeds, fit // rates)) if by_rate == 1 else 1
+    for first in range(0, seeds, seeds_a_block):
+        for start in range(0, rates, rates_a_block):
+            yield slice(first, min(seeds, first + seeds_a_block)), slice(start, min(rates, start + rates_a_block))
+
+
+def bytes_a_lane(instance: Instance, parameterization: Parameterization, optimizer: Optimizer, settings: Settings) -> int:
+    """Working set of one lane: parameters, gradients, moments and the objective's temporaries."""
+    params = initial_tensors(instance, 0, parameterization, settings)
+    trainable = sum(tensor.numel() for name, tensor in params.items() if name not in parameterization.frozen)
+    weight = parameterization.weight(params)
+    parts = sum(part.numel() for part in weight.parts)
+    entries = trainable * (3 + len(optimizer.moments)) + 2 * parts + instance.workspace(len(weight.parts))
+    return entries * settings.dtype.itemsize

@@ -1,0 +1,72 @@
+"""What one Hydra job does: build its cell, run it unless it is there, keep what comes out."""
+
+import os
+import time
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from bench import config as configuration
+from bench import process
+from bench.catalogue import check_pair
+from bench.progress import Board, Post
+from bench.store import Busy, Store
+from linalg import InputError
+
+WAIT = "LOWRANK_BENCH_WAIT"  # environment variable: wait for cells that another process is running
+
+
+def job(config: DictConfig) -> float | None:
+    """Run the cell of this configuration and return its median score on the reporting seeds, for sweepers that optimize.
+
+    A bad value and a failure are posted where they happen, then raised. A cell that another process is running is left to it.
+    """
+    process.prepare()
+    board = Board.current()
+    key = " ".join(f"{axis}={config[axis].get('_target_')}" for axis in ("problem", "parameterization", "optimizer"))
+
+    def post(state: str, message: str = "", share: float = 0.0) -> None:
+        if board is not None:
+            board.post(Post(key, state, message, share))
+
+    try:
+        cell = configuration.cell(config)
+        key = cell.key
+        try:
+            check_pair(cell.optimizer, cell.parameterization)
+        except InputError as error:
+            post("refused", str(error))
+            return None
+        store = Store(Path(config.results))
+        with store.lock(key, wait=bool(os.environ.get(WAIT))):
+            if store.done(key) and not config.force:
+                post("kept")
+            else:
+                post("running")
+                started, cpu_started = time.time(), time.process_time()
+                try:
+                    result = cell.run(lambda share: post("running", share=share))
+                except InputError:
+                    raise
+                except Exception as error:
+                    path = store.save_failure(key, cell, error)
+                    post("failed", f"{key}: {type(error).__name__}: {error} (traceback in {path})")
+                    raise
+                store.save(key, cell, result, started, cpu_started)
+                post("done")
+            lanes = store.load(key, "lanes")
+            return float(lanes.loc[lanes["role"] == "report", "score"].median())
+    except Busy:
+        post("busy")
+        return None
+    except InputError as error:
+        post("invalid", str(error))
+        raise
+    except OSError as error:
+        post("failed", f"{key}: {describe(error)}")
+        raise
+
+
+def describe(error: OSError) -> str:
+    """An operating system's error in one line."""
+    return f"cannot write {error.filename}: {error.strerror}" if error.filename else str(error)

@@ -1,0 +1,2 @@
+FIGURES=("convergence",)
+def draw(store,name,keys,figures): return []

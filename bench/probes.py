@@ -1,0 +1,145 @@
+"""Quantities measured along a run. Probes never draw; plots never compute."""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import jacrev
+
+from linalg import FactoredMatrix, condition, effective_rank, numerical_rank, stable_rank, svdvals
+from parameterizations import Parameterization, Params
+from problems import Instance
+
+LEVELS = ("none", "basic", "all")
+PROBED_STEPS = 40  # basic probes a run, about
+COARSE_STEPS = 10  # steps of those on which `all` measures what is expensive, about
+DENSE_JACOBIAN = 1024  # the most entries of W for which the Gauss-Newton map is built densely
+
+
+def geometric_grid(steps: int, count: int = PROBED_STEPS) -> list[int]:
+    """Steps from 0 to `steps`, both included, growing by about a constant ratio."""
+    return sorted({0, *np.rint(np.geomspace(1, steps, count)).astype(int).tolist()})
+
+
+def coarse_grid(steps: int) -> set[int]:
+    """About `COARSE_STEPS` of the grid's steps, its first and last among them."""
+    grid = geometric_grid(steps)
+    return {grid[round(i)] for i in np.linspace(0, len(grid) - 1, min(COARSE_STEPS, len(grid)))}
+
+
+def basic(instance: Instance, weight: FactoredMatrix, before: FactoredMatrix | None, grads: Params, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Step length, gradient norm, conditions of the product and the factors, and ranks of the weight: (lanes) each.
+
+    Args:
+        before: the weight one step earlier, None at the start.
+        dtype: what the run trains in: it sets the threshold of the numerical rank.
+    """
+    probes = {"gradient_norm": sum(grad.double().square().flatten(2).sum(-1) for grad in grads.values()) ** 0.5}  # type: ignore[operator]
+    if before is not None:
+        same_base = weight.base is before.base  # then it is left out: a step may be below the base's rounding
+        moved = weight.update() - before.update() if same_base else weight.dense() - before.dense()
+        probes["step_length"] = moved.double().square().sum((-2, -1)).sqrt()
+    update = weight.svdvals(of="update")
+    values = update if weight.base is None else weight.svdvals()
+    probes["condition_product"] = condition(update)
+    factors = [condition(svdvals(factor)).expand(update.shape[:-1]) for factor in weight.factors]
+    probes["condition_factors"] = torch.stack(factors).amax(0)
+    if len(factors) > 1:
+        probes |= {f"condition_factor_{i}": value for i, value in enumerate(factors, start=1)}
+    probes["rank"] = numerical_rank(values, weight.shape, dtype)
+    probes["effective_rank"] = effective_rank(values)
+    probes["stable_rank"] = stable_rank(values)
+    return probes
+
+
+def expensive(
+    instance: Instance, parameterization: Parameterization, params: Params, weight: FactoredMatrix, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """The Gauss-Newton map's condition, and the angles to the truth's leading subspaces: (lanes) each; absent where not to be had."""
+    probes = {}
+    gauss_newton = gauss_newton_condition(parameterization, params, weight, dtype)
+    if gauss_newton is not None:
+        probes["condition_gauss_newton"] = gauss_newton
+    if instance.truth_svd is not None:
+        probes["angle_left"], probes["angle_right"] = angles_to_truth(instance, weight)
+    return probes
+
+
+def angles_to_truth(instance: Instance, weight: FactoredMatrix) -> tuple[Tensor, Tensor]:
+    """(lanes) each: the largest principal angle, in radians, between the update's leading left (right) singular subspace and
+    the truth's, of the dimension that both can fill."""
+    assert instance.truth_svd is not None
+    u, s, vt = instance.truth_svd
+    filled = int(numerical_rank(s, weight.shape, torch.float32).nan_to_num(1).min())
+    k = max(1, min(filled, weight.rank if weight.base is None else min(weight.shape)))
+    update = weight.update().detach().double()
+    ok = update.isfinite().all(-1).all(-1)
+    left, _, right = torch.linalg.svd(torch.where(ok[..., None, None], update, 0.0), full_matrices=False)
+    angles = [
+        largest_angle(ours[..., :k], theirs[..., :k]).where(ok, torch.nan) for ours, theirs in ((left, u), (right.mT, vt.mT))
+    ]
+    return angles[0], angles[1]
+
+
+def largest_angle(first: Tensor, second: Tensor) -> Tensor:
+    """(...,) the largest principal angle between the spans of orthonormal (..., p, k) columns, accurate at both ends."""
+    overlap = second.mT @ first
+    sine = svdvals(first - second @ overlap)[..., 0].clamp(max=1)
+    cosine = svdvals(overlap)[..., -1].clamp(max=1)
+    return torch.where(cosine > 0.7, sine.asin(), cosine.acos())
+
+
+def gauss_newton_condition(
+    parameterization: Parameterization, params: Params, weight: FactoredMatrix, dtype: torch.dtype
+) -> Tensor | None:
+    """(lanes) σ1/σmin of J Jᵀ on its range, J the derivative of vec W by the trainable tensors; None where it is too large to build.
+
+    Where the chain's factors are the parameters themselves there is a formula: for one factor J is the identity; for two,
+    the eigenvalues of dL, dR -> dL R + L dR are σi(L)² + σj(R)² with both spectra padded by zeros to m and n.
+    """
+    names = [next((name for name, tensor in params.items() if tensor is factor), None) for factor in weight.factors]
+    trainable = [name is not None and name not in parameterization.frozen for name in names]
+    if None not in names and len(names) == 1:
+        return torch.ones(weight.factors[0].shape[:-2], dtype=torch.float64)
+    if None not in names and len(names) == 2:
+        left, right = (svdvals(factor) for factor in weight.factors)
+        return pair_condition(left, right, weight.shape, train_left=trainable[0], train_right=trainable[1], dtype=dtype)
+    m, n = weight.shape
+    return dense_condition(parameterization, params) if m * n <= DENSE_JACOBIAN else None
+
+
+def pair_condition(
+    left: Tensor, right: Tensor, shape: tuple[int, int], *, train_left: bool, train_right: bool, dtype: torch.dtype
+) -> Tensor:
+    """(...,) the condition of the two-factor Gauss-Newton map from σ(L) (..., k) and σ(R) (..., k')."""
+    smallest, largest = [], []
+    for values, side, counts in ((left, shape[0], train_right), (right, shape[1], train_left)):
+        squares = values.square() * counts
+        zero = values <= max(shape) * torch.finfo(dtype).eps * values[..., :1]
+        squares = squares.masked_fill(zero, 0.0)
+        positive = squares.masked_fill(squares == 0, torch.inf).amin(-1)
+        least = squares.amin(-1) if values.shape[-1] == side else torch.zeros_like(positive)
+        smallest.append((positive, least))
+        largest.append(squares.amax(-1))
+    (positive_left, least_left), (positive_right, least_right) = smallest
+    on_range = torch.minimum(positive_left + least_right, positive_right + least_left)
+    undefined = (left.isnan().any(-1)) | (right.isnan().any(-1))
+    return ((largest[0] + largest[1]) / on_range).masked_fill(undefined, torch.nan)
+
+
+def dense_condition(parameterization: Parameterization, params: Params) -> Tensor:
+    """(lanes) the same from J itself, lane by lane, in float64."""
+    trainable = [name for name in params if name not in parameterization.frozen]
+    lanes = params[trainable[0]].shape[:2]
+    result = torch.full(lanes, torch.nan, dtype=torch.float64)
+    for lane in np.ndindex(*lanes):
+        own = {name: tensor.detach().expand(*lanes, *tensor.shape[2:])[lane].double() for name, tensor in params.items()}
+        if not all(tensor.isfinite().all() for tensor in own.values()):
+            continue
+        learned = {name: own.pop(name) for name in trainable}
+        jacobians = jacrev(lambda moving, rest=own: parameterization.weight({**rest, **moving}).dense().flatten())(learned)
+        j = torch.cat([jacobian.flatten(1) for jacobian in jacobians.values()], dim=1)
+        values = torch.linalg.eigvalsh(j @ j.mT)
+        values = values[values > len(values) * torch.finfo(torch.float64).eps * values[-1]]
+        if len(values):
+            result[lane] = values[-1] / values[0]
+    return result

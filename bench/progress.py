@@ -1,0 +1,138 @@
+"""Progress of a sweep: jobs post what they do to a folder, and the parent process shows it and what is left."""
+
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+BOARD = "LOWRANK_BENCH_BOARD"  # environment variable with the folder's path, inherited by worker processes
+FINISHED = ("done", "kept", "failed", "invalid", "refused", "busy")
+
+
+@dataclass(frozen=True)
+class Post:
+    """One line that a job leaves: the cell, what happened to it, and a message or the share of its work that is done."""
+
+    key: str
+    state: str
+    message: str = ""
+    share: float = 0.0
+
+
+class Board:
+    """A folder with one file a process; lines are appended whole, so that nobody waits for anybody."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def create(cls) -> "Board":
+        """A new board that this process and its children post to."""
+        folder = tempfile.mkdtemp(prefix="lowrank-bench-")
+        os.environ[BOARD] = folder
+        return cls(Path(folder))
+
+    @classmethod
+    def current(cls) -> "Board | None":
+        return cls(Path(os.environ[BOARD])) if os.environ.get(BOARD) and Path(os.environ[BOARD]).is_dir() else None
+
+    def post(self, post: Post) -> None:
+        with open(self.folder / f"{os.getpid()}.jsonl", "a") as handle:
+            handle.write(json.dumps(post.__dict__) + "\n")
+
+    def posts(self) -> list[Post]:
+        """Everything posted so far, process by process."""
+        lines = [line for path in sorted(self.folder.glob("*.jsonl")) for line in path.read_text().splitlines(keepends=True)]
+        return [Post(**json.loads(line)) for line in lines if line.endswith("\n")]
+
+    def sweep(self) -> dict[str, Any]:
+        """What the sweep as a whole was asked for: name, results, figures, and how many jobs it is."""
+        return dict(json.loads((self.folder / "sweep.json").read_text()))
+
+    def latest(self) -> dict[str, Post]:
+        """The last state of every cell."""
+        return {post.key: post for post in self.posts()}
+
+
+class SweepProgress(Callback):
+    """Hydra callback: shows cells done, running and failed while a sweep runs, with the time that is left."""
+
+    running: ClassVar["SweepProgress | None"] = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        board = Board.current()
+        if board is None:
+            return
+        self.board, self.console = board, Console(stderr=True)
+        params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+        self.total = count_jobs(params, list(config.hydra.overrides.task))
+        asked = {
+            "name": config.hydra.runtime.choices.get("experiment") or "sweep",
+            "results": str(config.results),
+            "figures": list(config.figures),
+            "jobs": self.total,
+        }
+        (board.folder / "sweep.json").write_text(json.dumps(asked))
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self.watch, daemon=True)
+        self.thread.start()
+        SweepProgress.running = self
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        self.stop()
+
+    @classmethod
+    def stop(cls) -> None:
+        """Draw a last time and leave the terminal alone."""
+        if cls.running is not None:
+            cls.running.stopped.set()
+            cls.running.thread.join(timeout=5)
+            cls.running = None
+
+    def watch(self) -> None:
+        """Redraw twice a second until told to stop; without a terminal, print a line every half minute."""
+        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False)]
+        said: set[str] = set()
+        last_line = started = time.monotonic()
+        live = self.console.is_terminal
+        with Progress(*columns, console=self.console, transient=True, disable=not live) as progress:
+            task = progress.add_task("cells", total=self.total)
+            while True:
+                last = self.stopped.wait(0.5)
+                latest = self.board.latest()
+                for post in latest.values():
+                    if post.state in ("failed", "invalid", "refused") and post.key not in said:
+                        said.add(post.key)
+                        progress.console.print(f"{post.state}: {post.message}", markup=False, highlight=False, soft_wrap=True)
+                finished = sum(post.state in FINISHED for post in latest.values())
+                running = [post for post in latest.values() if post.state == "running"]
+                share = finished + sum(post.share for post in running)
+                progress.update(task, completed=round(share, 2), description=" ".join(post.key.rpartition("-")[0] for post in running[:2]) or "cells")
+                if not live and (last or time.monotonic() - last_line > 30):
+                    last_line = time.monotonic()
+                    left = (last_line - started) * (self.total - share) / share if share else float("nan")
+                    print(f"{finished} of {self.total} cells, about {left / 60:.1f} min left" if not last else f"{finished} of {self.total} cells", file=sys.stderr, flush=True)
+                if last:
+                    return
+
+
+def count_jobs(params: list[str], overrides: list[str]) -> int:
+    """How many jobs Hydra's basic sweeper makes of these overrides; the later one of a key counts."""
+    sizes: dict[str, int] = {}
+    for override in OverridesParser.create().parse_overrides(params + overrides):
+        sizes[override.get_key_element()] = len(list(override.sweep_iterator())) if override.is_sweep_override() else 1
+    total = 1
+    for size in sizes.values():
+        total *= size
+    return total

@@ -1,0 +1,205 @@
+"""Runs one method on one problem over learning rates and seeds, and lays the result out as tables."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from bench.catalogue import check_pair
+from bench.engine import Block, BlockResult, Settings, bytes_a_lane, cut_blocks
+from bench.probes import LEVELS
+from linalg import InputError
+from linalg.checks import check, check_choice, check_integer, check_number
+from optimizers import Optimizer, check_schedule
+from parameterizations import Parameterization
+from problems import Instance, Problem
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+TARGETS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8)  # fractions of the excess loss that steps-to-target is given for
+
+
+@dataclass
+class Run:
+    """What lanes left behind.
+
+    Args:
+        curves: a row for each lane and probed step: lane, lr, seed, step, loss, relative_error, and the probes.
+        lanes: a row a lane: lane, lr, seed, status, initial_loss, final_loss, best_loss, score, the instance's measures at
+            the end, steps_to_<fraction> (infinite where the target was not reached).
+        spectra: a row for each lane and singular value of its update at the end, with the truth's beside it.
+        seconds: wall time of the steps and of the probes.
+        cost: trainable parameters and bytes of optimizer state of one lane.
+    """
+
+    curves: pd.DataFrame
+    lanes: pd.DataFrame
+    spectra: pd.DataFrame
+    seconds: dict[str, float]
+    cost: dict[str, int]
+
+
+def run(
+    problem: Problem,
+    parameterization: Parameterization,
+    optimizer: Optimizer,
+    *,
+    lr: float | Sequence[float],
+    seeds: int | Sequence[int] = (0,),
+    steps: int = 500,
+    schedule: str = "constant",
+    warmup: int = 0,
+    dtype: torch.dtype | str | None = None,
+    device: str = "cpu",
+    probes: str = "basic",
+    timeout: float | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Run:
+    """Run every learning rate on every seed.
+
+    Args:
+        lr: one learning rate or several.
+        seeds: which seeds, or how many (0, 1, ...).
+        steps: updates a lane.
+        schedule, warmup: constant, linear or cosine; steps of linear warm-up.
+        dtype: float32 or float64; the problem's own if None.
+        device: where the lanes run.
+        probes: none, basic or all.
+        timeout: seconds after which lanes stop where they are and are marked `timeout`.
+        progress: called with the lane-steps done since the last call.
+
+    Raises:
+        InputError: where an argument is out of range or the three do not go together.
+    """
+    rates = [float(rate) for rate in np.atleast_1d(np.asarray(lr, dtype=float))]
+    check(len(rates) > 0, "lr", lr, "at least one learning rate")
+    for rate in rates:
+        check_number("lr", rate, above=0)
+    seeds = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
+    check(len(seeds) > 0, "seeds", seeds, "at least one seed")
+    check(len(set(seeds)) == len(seeds), "seeds", seeds, "different from each other")
+    check_schedule(schedule, steps, warmup)
+    check_choice("probes", probes, LEVELS)
+    if timeout is not None:
+        check_number("timeout", timeout, above=0)
+    check_pair(optimizer, parameterization)
+    settings = Settings(
+        steps,
+        schedule,
+        warmup,
+        as_dtype(dtype) or problem.dtype,
+        as_device(device),
+        probes,
+        None if timeout is None else time.monotonic() + timeout,
+    )
+    instances = [problem.draw(seed, dtype=settings.dtype, device=settings.device) for seed in seeds]
+    size = bytes_a_lane(instances[0], parameterization, optimizer, settings)
+    results: list[tuple[slice, slice, BlockResult]] = []
+    for by_seed, by_rate in cut_blocks(len(seeds), len(rates), size):
+        block = Block(instances[by_seed], parameterization, optimizer, seeds[by_seed], rates[by_rate], settings)
+        results.append((by_seed, by_rate, block.run()))
+        if progress is not None:
+            progress(block.lr.numel() * steps)
+    floors = [instance.best(parameterization.reach(instance.shape)) for instance in instances]
+    return tabulate(results, instances, seeds, rates, floors)
+
+
+def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    if isinstance(dtype, torch.dtype):
+        check_choice("dtype", dtype, DTYPES.values())
+        return dtype
+    if dtype is None:
+        return None
+    check_choice("dtype", dtype, DTYPES)
+    return DTYPES[dtype]
+
+
+def as_device(device: str) -> str:
+    """The device's name, once a tensor could be made there."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device={device!r}: cannot be used ({str(error).splitlines()[0]})") from error
+    return str(device)
+
+
+def tabulate(
+    results: list[tuple[slice, slice, BlockResult]],
+    instances: Sequence[Instance],
+    seeds: Sequence[int],
+    rates: Sequence[float],
+    floors: Sequence[float | None],
+) -> Run:
+    """Blocks to tables, lanes numbered by seed, then rate."""
+    curves, lanes, spectra = [], [], []
+    for by_seed, by_rate, result in results:
+        values = {name: curve.numpy() for name, curve in result.curves.items()}
+        for i, seed in enumerate(seeds[by_seed]):
+            for j, rate in enumerate(rates[by_rate]):
+                lane = (by_seed.start + i) * len(rates) + by_rate.start + j
+                keys = {"lane": lane, "lr": rate, "seed": seed}
+                curve = pd.DataFrame({**keys, "step": result.steps, **{name: value[:, i, j] for name, value in values.items()}})
+                curves.append(curve)
+                instance, status = instances[by_seed.start + i], result.status[i][j]
+                lanes.append({**keys, **summarize(curve, status, instance, floors[by_seed.start + i])})
+                if result.spectrum is not None:
+                    own = result.spectrum[i, j].numpy()
+                    truth = instance.spectrum
+                    target = np.full(len(own), np.nan) if truth is None else truth.cpu().numpy()[: len(own)]
+                    spectra.append(pd.DataFrame({**keys, "index": np.arange(1, len(own) + 1), "value": own, "target": target}))
+    order = ["lane", "step"]
+    first = results[0][2]
+    return Run(
+        curves=pd.concat(curves).sort_values(order).reset_index(drop=True),
+        lanes=pd.DataFrame(lanes).sort_values("lane").reset_index(drop=True),
+        spectra=pd.concat(spectra).sort_values(["lane", "index"]).reset_index(drop=True) if spectra else pd.DataFrame(),
+        seconds={
+            "steps": sum(result.step_seconds for *_, result in results),
+            "probes": sum(result.probe_seconds for *_, result in results),
+        },
+        cost={"parameters": first.parameters, "state_bytes": first.state_bytes},
+    )
+
+
+def summarize(curve: pd.DataFrame, status: str, instance: Instance, floor: float | None) -> dict[str, object]:
+    """A lane's row: its score is the selection measure at the end, or at its lowest along the run where that is a validation error."""
+    loss = curve["loss"].to_numpy()
+    measured = curve.loc[curve["loss"].notna()]
+    diverged = status == "diverged"
+    stops_early = instance.selection != "loss"
+    if diverged:
+        chosen = measured.iloc[-1]
+    else:
+        chosen = measured.loc[measured[instance.selection].idxmin()] if stops_early else measured.iloc[-1]
+    names = [name for name in ("relative_error", "validation_rmse", "test_rmse") if name in curve]
+    row: dict[str, object] = {
+        "status": status,
+        "initial_loss": loss[0],
+        "final_loss": np.inf if diverged else measured["loss"].iloc[-1],
+        "best_loss": np.nanmin(loss),
+        "floor": np.nan if floor is None else floor,
+        "score": np.inf if diverged else chosen[instance.selection],
+        "headline": np.inf if diverged else chosen[instance.headline],
+        "score_step": int(chosen["step"]),
+        "diverged_at": float(curve["step"].to_numpy()[np.isposinf(loss)][0]) if diverged else np.nan,
+    }
+    row |= {f"final_{name}": np.inf if diverged else measured[name].iloc[-1] for name in names}
+    excess = loss - (floor or 0.0)
+    for fraction in TARGETS:
+        row[f"steps_to_{fraction:.0e}"] = steps_to(curve["step"].to_numpy(), excess, fraction * excess[0])
+    return row
+
+
+def steps_to(steps: np.ndarray, excess: np.ndarray, target: float) -> float:
+    """The first step at which the excess loss is at most `target`, log-linear between probed steps; infinite if never."""
+    reached = np.flatnonzero(excess <= target)
+    if not len(reached):
+        return np.inf
+    i = int(reached[0])
+    if i == 0 or target <= 0 or not excess[i - 1] > 0 or not np.isfinite(excess[i - 1]):
+        return float(steps[i])
+    low, high = np.log(max(excess[i], np.finfo(float).tiny)), np.log(excess[i - 1])
+    share = (high - np.log(target)) / (high - low) if high > low else 1.0
+    return float(steps[i - 1] + share * (steps[i] - steps[i - 1]))

@@ -1,0 +1,185 @@
+"""Where results live: a folder a cell, written so that a kill at any moment loses nothing that was finished."""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from omegaconf import OmegaConf
+
+from bench.cell import Cell, CellResult
+
+TABLES = ("curves", "lanes", "spectra")
+
+
+class Busy(Exception):
+    """Another process is running this cell."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """A results folder: `runs/<key>/` for finished cells, `failures/<key>.json` for those that raised.
+
+    A cell's files are written under other names and renamed; `DONE` comes last. Folders from several machines merge by copying.
+    """
+
+    root: Path
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    def folder(self, key: str) -> Path:
+        return self.runs / key
+
+    def done(self, key: str) -> bool:
+        return (self.folder(key) / "DONE").is_file()
+
+    @contextlib.contextmanager
+    def lock(self, key: str, wait: bool) -> Iterator[None]:
+        """Hold the cell for this process; the system lets go of it when the process ends, however it ends.
+
+        Raises:
+            Busy: where another process holds it and `wait` is false.
+        """
+        locks = self.root / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with open(locks / key, "w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError as error:
+                raise Busy(key) from error
+            yield
+
+    def save(self, key: str, cell: Cell, result: CellResult, started: float, cpu_started: float) -> None:
+        """Write a finished cell, `DONE` last."""
+        folder = self.folder(key)
+        shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
+        folder.mkdir(parents=True)
+        write(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(cell.describe())))
+        for name in TABLES:
+            write_table(folder / f"{name}.parquet", getattr(result, name))
+        write(folder / "summary.json", json.dumps({**cell.names, **result.summary}, indent=1))
+        write(folder / "provenance.json", json.dumps(provenance(cell, result, started, cpu_started), indent=1))
+        write(folder / "DONE", "")
+        (self.root / "failures" / f"{key}.json").unlink(missing_ok=True)
+
+    def save_failure(self, key: str, cell: Cell, error: BaseException) -> Path:
+        """Keep the traceback apart from the results; the cell runs again next time."""
+        path = self.root / "failures" / f"{key}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        trace = "".join(traceback.format_exception(error))
+        write(path, json.dumps({"error": str(error), "traceback": trace, "config": cell.describe()}, indent=1))
+        return path
+
+    def keys(self) -> list[str]:
+        """Every finished cell."""
+        return sorted(path.parent.name for path in self.runs.glob("*/DONE"))
+
+    def load(self, key: str, table: str) -> pd.DataFrame:
+        return pd.read_parquet(self.folder(key) / f"{table}.parquet")
+
+    def summary(self, key: str) -> dict[str, Any]:
+        return dict(json.loads((self.folder(key) / "summary.json").read_text()))
+
+    def config(self, key: str) -> dict[str, Any]:
+        loaded = OmegaConf.to_container(OmegaConf.load(self.folder(key) / "config.yaml"))
+        assert isinstance(loaded, dict)
+        return {str(name): value for name, value in loaded.items()}
+
+    def write_sweep(self, name: str, keys: list[str]) -> None:
+        """Remember which cells a sweep was made of, so that plots and tables can be made again."""
+        path = self.root / "sweeps" / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, json.dumps(sorted(keys), indent=1))
+
+    def sweep(self, name: str | None = None) -> tuple[str, list[str]]:
+        """The name and the finished cells of a sweep, of the latest one if none is named; of everything where none was kept."""
+        stored = sorted((self.root / "sweeps").glob("*.json"), key=lambda path: path.stat().st_mtime)
+        chosen = [path for path in stored if name is None or path.stem == name]
+        if not chosen:
+            return name or "everything", [] if name else self.keys()
+        return chosen[-1].stem, [key for key in json.loads(chosen[-1].read_text()) if self.done(key)]
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(text)
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """The same for a table, as parquet."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        table.to_parquet(partial, index=False)
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def provenance(cell: Cell, result: CellResult, started: float, cpu_started: float) -> dict[str, Any]:
+    """What the numbers came from, and how long they took."""
+    on_gpu = str(cell.device).startswith("cuda")
+    return {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "wall_seconds": time.time() - started,
+        "cpu_seconds": time.process_time() - cpu_started,
+        "step_seconds": result.seconds["steps"],
+        "probe_seconds": result.seconds["probes"],
+        "versions": {name: installed(name) for name in ("lowrank-bench", "torch", "numpy", "scipy", "pandas", "hydra-core")},
+        "python": sys.version.split()[0],
+        "commit": commit(),
+        "processor": processor(),
+        "device": torch.cuda.get_device_name(cell.device) if on_gpu else "cpu",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def commit() -> str | None:
+    """The commit of the checkout that the code runs from, `+` behind it where files differ; None outside of one."""
+    source = Path(__file__).resolve().parent.parent
+    if not (source / ".git").exists():
+        return None
+    try:
+        head = subprocess.run(["git", "-C", source, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run(["git", "-C", source, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if changed.strip() else "")
+
+
+def processor() -> str:
+    """The processor's name as the system gives it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,293 @@
+"""Every module of the folder passes these by being there."""
+
+import copy
+import pickle
+from dataclasses import asdict, fields, is_dataclass, replace
+from functools import reduce
+
+import pytest
+import torch
+from by_hand import gaussian, gradients, half_squared, seeded, stacked
+from catalogue import members, small
+
+import parameterizations
+from linalg import FactoredMatrix, InputError, numerical_rank
+from parameterizations import LoRA, Parameterization, Step
+
+METHODS = members(parameterizations, Parameterization)
+CLASSES = [cls for found in METHODS.values() for cls in found]
+VARIANTS = {
+    "deep of depth 2": ("deep", {"depth": 2}),
+    "deep_lora with frozen outer factors": ("deep_lora", {"outer_rate": 0}),
+    "deep_lora of depth 2": ("deep_lora", {"depth": 2}),
+    "flora with one projection": ("flora", {"interval": 0}),
+    "flora with a scale": ("flora", {"alpha": 5.0}),
+    "lora with a scale": ("lora", {"alpha": 5.0}),
+    "lora with rslora": ("lora", {"alpha": 5.0, "rslora": True}),
+    "lora from gaussian": ("lora", {"init": "gaussian"}),
+    "lora from orthogonal": ("lora", {"init": "orthogonal"}),
+    "op_lora with rezero": ("op_lora", {"head": "rezero"}),
+    "op_lora with separate generators": ("op_lora", {"generators": "separate", "alpha": 3.0}),
+}
+CONFIGS = {name: small(cls) for name, found in METHODS.items() for cls in found}
+CONFIGS |= {name: small(METHODS[module][0], **options) for name, (module, options) in VARIANTS.items()}
+SHAPES = [(6, 6), (9, 5), (5, 9), (30, 24)]
+
+every_method = pytest.mark.parametrize("method", CONFIGS.values(), ids=CONFIGS)
+every_shape = pytest.mark.parametrize("shape", SHAPES)
+
+
+def start(method, shape, seed=0, base=None, **options):
+    target = gaussian(*shape, seed=99)
+    gradient = lambda weight: weight - target  # noqa: E731  # a formula reads better as one
+    options = {"dtype": torch.float64, "generator": seeded(seed), "base": base, "gradient": gradient} | options
+    return Parameterization.init(method, shape, **options)
+
+
+def anywhere(method, params, seed=5):
+    """The parameters somewhere in general position: every trainable tensor at random."""
+    return {
+        name: tensor if name in method.frozen else gaussian(*tensor.shape, seed=seed + i)
+        for i, (name, tensor) in enumerate(params.items())
+    }
+
+
+@pytest.mark.parametrize("module", METHODS)
+def test_a_module_holds_one_frozen_dataclass_with_a_reference(module):
+    assert len(METHODS[module]) == 1
+    (cls,) = METHODS[module]
+    assert is_dataclass(cls)
+    assert cls.__dataclass_params__.frozen
+    assert isinstance(cls.reference, str)
+    assert cls.__doc__
+    assert cls is getattr(parameterizations, cls.__name__)
+
+
+@every_shape
+@every_method
+def test_the_weight_has_the_shape_asked_for(method, shape):
+    weight = method.weight(start(method, shape))
+    assert isinstance(weight, FactoredMatrix)
+    assert weight.shape == shape
+    assert weight.dense().shape == shape
+    assert weight.dense().isfinite().all()
+
+
+@every_shape
+@every_method
+def test_the_update_is_the_scaled_product_of_the_factors(method, shape):
+    params = anywhere(method, start(method, shape))
+    expected = method.scaling * reduce(torch.matmul, method.factors(params))
+    torch.testing.assert_close(method.weight(params).update(), expected)
+
+
+@pytest.mark.parametrize("leading", [(3,), (2, 3)])
+@every_shape
+@every_method
+def test_a_block_of_lanes_equals_each_lane_alone(method, shape, leading):
+    lanes = [anywhere(method, start(method, shape, seed), seed) for seed in range(torch.Size(leading).numel())]
+    block = {name: tensor.reshape(*leading, *tensor.shape[1:]) for name, tensor in stacked(lanes).items()}
+    together = method.weight(block).dense()
+    assert together.shape == (*leading, *shape)
+    for alone, lane in zip(lanes, together.flatten(0, -3), strict=True):
+        torch.testing.assert_close(lane, method.weight(alone).dense(), rtol=1e-12, atol=1e-12)
+
+
+@every_method
+def test_a_seed_decides_every_tensor_and_another_seed_some(method):
+    first, again, other = (start(method, (9, 5), seed) for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    draws_nothing = type(method).__name__ == "Full"
+    assert draws_nothing or any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@every_method
+def test_a_seed_means_the_same_numbers_in_every_precision(method):
+    double, single = start(method, (9, 5)), start(method, (9, 5), dtype=torch.float32)
+    assert list(double) == list(single)
+    for name, tensor in single.items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, double[name].float())
+
+
+@every_method
+def test_drawing_leaves_the_global_random_numbers_alone(method):
+    before = torch.get_rng_state()
+    start(method, (9, 5))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@every_shape
+@every_method
+def test_a_base_travels_with_the_parameters_and_is_added_to_the_update(method, shape):
+    base = gaussian(*shape, seed=3)
+    params = start(method, shape, base=base)
+    assert torch.equal(params["base"], base)
+    assert "base" in method.frozen
+    weight = method.weight(params)
+    torch.testing.assert_close(weight.dense(), base + weight.update())
+    assert start(method, shape, base=base.float())["base"].dtype == torch.float64
+
+
+@every_shape
+@every_method
+def test_every_trainable_tensor_gets_a_finite_gradient(method, shape):
+    for params in (start(method, shape), anywhere(method, start(method, shape))):
+        grads = gradients(method, params, half_squared(gaussian(*shape, seed=8)))
+        assert set(grads) == set(params) - set(method.frozen)
+        assert grads
+        for name, grad in grads.items():
+            assert grad.shape == params[name].shape
+            assert grad.isfinite().all()
+
+
+@every_method
+def test_the_first_gradient_moves_something(method):
+    params = start(method, (9, 5))
+    grads = gradients(method, params, half_squared(gaussian(9, 5, seed=8)))
+    assert any(grad.abs().max() > 0 for grad in grads.values())
+
+
+@every_method
+def test_the_frozen_and_the_rated_tensors_exist(method):
+    params = start(method, (9, 5), base=gaussian(9, 5))
+    assert set(method.frozen) <= set(params)
+    assert set(method.rates) <= set(params) - set(method.frozen)
+    assert all(rate > 0 for rate in method.rates.values())
+
+
+@every_shape
+@every_method
+def test_the_update_reaches_the_rank_it_may_and_no_more(method, shape):
+    weight = method.weight(anywhere(method, start(method, shape)))
+    rank = numerical_rank(torch.linalg.svdvals(weight.update()), shape, torch.float64)
+    reach = method.reach(shape)
+    assert 1 <= reach <= min(shape)
+    assert rank <= reach if method.merges else rank == reach
+    assert rank <= getattr(method, "rank", min(shape))
+
+
+@every_shape
+@every_method
+def test_the_export_is_a_lora_pair_of_the_update(method, shape):
+    params = anywhere(method, start(method, shape, base=gaussian(*shape)))
+    if method.merges:
+        with pytest.raises(InputError, match=r"merges.*interval=0"):
+            method.export(params)
+        return
+    a, b = method.export(params)
+    assert a.shape == (method.reach(shape), shape[1])
+    assert b.shape == (shape[0], method.reach(shape))
+    assert torch.equal(b @ a, method.weight(params).update())
+    torch.testing.assert_close(b @ a, method.scaling * reduce(torch.matmul, method.factors(params)))
+
+
+@every_method
+def test_after_step_leaves_alone_what_does_not_merge(method):
+    if method.merges:
+        pytest.skip("it merges: test_flora.py")
+    params = anywhere(method, start(method, (9, 5)))
+    before = {name: tensor.clone() for name, tensor in params.items()}
+    for step in range(4):
+        method.after_step(params, {}, {}, Step(step, generators=[seeded()]))
+    assert all(torch.equal(params[name], before[name]) for name in before)
+
+
+RANKED = [cls for cls in CLASSES if "rank" in {field.name for field in fields(cls)}]
+
+
+@pytest.mark.parametrize("rank", [0, -2, "4", 2.5, None, True])
+@pytest.mark.parametrize("cls", RANKED)
+def test_what_is_no_positive_integer_is_refused_as_a_rank(cls, rank):
+    with pytest.raises(InputError, match=r"^rank="):
+        cls(rank=rank)
+
+
+@pytest.mark.parametrize("shape", [(4, 9), (9, 4), (4, 4)])
+@pytest.mark.parametrize("cls", RANKED)
+def test_a_rank_above_the_smaller_side_is_refused(cls, shape):
+    start(small(cls, rank=4), shape)
+    with pytest.raises(InputError, match=r"^rank=6: must be at most 4"):
+        start(small(cls, rank=6), shape)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, -1), (3,), (2, 3, 4)])
+@every_method
+def test_what_is_no_shape_is_refused(method, shape):
+    with pytest.raises(InputError, match=r"^shape="):
+        Parameterization.init(method, shape, gradient=lambda weight: weight)
+
+
+@every_method
+def test_a_configuration_is_a_value(method):
+    assert hash(method) == hash(replace(method))
+    assert method == replace(method)
+    assert type(method).__name__ in repr(method)
+    assert eval(repr(method), {cls.__name__: cls for cls in CLASSES}) == method
+    assert type(method)(**asdict(method)) == method
+    with pytest.raises(AttributeError):
+        method.rank = 3
+
+
+def copies(method):
+    return {
+        "replace": replace(method),
+        "copy": copy.copy(method),
+        "deepcopy": copy.deepcopy(method),
+        "pickle": pickle.loads(pickle.dumps(method)),
+        "asdict": type(method)(**asdict(method)),
+    }
+
+
+@pytest.mark.parametrize("way", ["replace", "copy", "deepcopy", "pickle", "asdict"])
+@every_method
+def test_a_copy_draws_what_the_original_draws(method, way):
+    twin = copies(method)[way]
+    assert twin == method
+    assert hash(twin) == hash(method)
+    target = gaussian(9, 5, seed=99)
+    drawn, original = (
+        which.init((9, 5), generator=seeded(), dtype=torch.float64, gradient=lambda weight: weight - target)
+        for which in (twin, method)
+    )
+    assert all(torch.equal(drawn[name], original[name]) for name in original)
+
+
+@pytest.mark.parametrize("way", ["replace", "copy", "deepcopy", "pickle", "asdict"])
+def test_loras_init_stays_both_the_name_of_a_law_and_the_draw(way):
+    lora = copies(LoRA(rank=3, init="gaussian"))[way]
+    assert lora.init == "gaussian"
+    assert isinstance(lora.init, str)
+    params = lora.init((5, 4), generator=seeded())
+    assert params["left"].shape == (5, 3)
+    assert params["right"].shape == (3, 4)
+
+
+def test_replacing_loras_rank_draws_with_the_new_rank():
+    wider = replace(LoRA(rank=2), rank=3)
+    assert wider.init((5, 4))["right"].shape == (3, 4)
+    orthogonal = replace(wider, init="orthogonal")
+    right = orthogonal.init((5, 4), dtype=torch.float64)["right"]
+    torch.testing.assert_close(right @ right.mT, torch.eye(3).double())
+
+
+def test_a_configuration_of_lora_as_a_dictionary_is_plain():
+    assert type(asdict(LoRA(init="orthogonal"))["init"]) is str
+
+
+def test_a_method_that_lacks_its_formulas_says_which():
+    with pytest.raises(NotImplementedError, match=r"Parameterization must define initial\(\)"):
+        Parameterization().init((3, 3))
+    with pytest.raises(NotImplementedError, match=r"Parameterization must define factors\(\)"):
+        Parameterization().weight({})
+
+
+def test_draws_for_a_block_come_one_from_each_generator():
+    like = torch.zeros(2, 1, 3, 4)
+    drawn = Step(generators=[seeded(1), seeded(2)]).gaussian_like(like)
+    assert drawn.shape == like.shape
+    assert drawn.dtype == like.dtype
+    for lane, seed in ((0, 1), (1, 2)):
+        assert torch.equal(drawn[lane, 0], gaussian(3, 4, seed=seed).float())
+    with pytest.raises(InputError, match="1 given, but 2 matrices"):
+        Step(generators=[seeded()]).gaussian_like(like)
