@@ -12,12 +12,16 @@ from optimizers import Optimizer, Torch
 from parameterizations import Parameterization
 from problems import Problem
 
-AXES: dict[str, type] = {"problem": Problem, "parameterization": Parameterization, "optimizer": Optimizer}
+AXES: dict[str, type[Problem] | type[Parameterization] | type[Optimizer]] = {
+    "problem": Problem,
+    "parameterization": Parameterization,
+    "optimizer": Optimizer,
+}
 PACKAGES = {"problem": "problems", "parameterization": "parameterizations", "optimizer": "optimizers"}
 
 
 @cache
-def entries(axis: str) -> dict[str, type]:
+def entries(axis: str) -> dict[str, Any]:
     """The dataclasses of an axis by name, the name being the file's.
 
     Raises:

@@ -130,7 +130,7 @@ class Cell:
         while rates:
             runs["tune"].append(self._run(rates, self.tune, "none", advance))
             lanes = runs["tune"][-1].lanes
-            tried |= lanes.groupby("lr")["score"].median().to_dict()
+            tried |= lanes["score"].clip(lower=lanes["resolution"]).groupby(lanes["lr"]).median().to_dict()
             rates = self._beyond(tried, grid)
         chosen = best_rate(tried)
         if np.isfinite(tried[chosen]):
@@ -169,9 +169,13 @@ class Cell:
 
 
 def best_rate(scores: dict[float, float]) -> float:
-    """The rate of the lowest score; the lowest rate where every one has diverged."""
+    """The rate of the lowest score, the middle one of those that tie; the lowest rate where every one has diverged."""
     rates = sorted(scores)
-    return rates[int(np.argmin([np.nan_to_num(scores[rate], nan=np.inf) for rate in rates]))]
+    values = np.array([np.nan_to_num(scores[rate], nan=np.inf) for rate in rates])
+    if not np.isfinite(values).any():
+        return rates[0]
+    ties = np.flatnonzero(values == values.min())
+    return rates[int(ties[(len(ties) - 1) // 2])]
 
 
 @dataclass
@@ -216,5 +220,5 @@ class CellResult:
             **everything[0].cost,
         }
         seconds = {name: sum(each.seconds[name] for each in everything) for name in ("steps", "probes")}
-        frames = {name: pd.concat(parts, ignore_index=True) if parts else pd.DataFrame() for name, parts in tables.items()}
-        return cls(**frames, summary=summary, seconds=seconds)
+        curves, lanes, spectra = (pd.concat(parts, ignore_index=True) if parts else pd.DataFrame() for parts in tables.values())
+        return cls(curves, lanes, spectra, summary, seconds)

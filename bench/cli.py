@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import time
@@ -9,13 +10,14 @@ from pathlib import Path
 
 import hydra
 from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 
 from bench import catalogue, config, tables
 from bench.jobs import WAIT, describe, job
-from bench.progress import FINISHED, Board, SweepProgress
+from bench.progress import FINISHED, Board, Watcher
 from bench.store import Store
 from linalg import InputError
 
@@ -30,6 +32,7 @@ examples:
   python -m bench problem=hilbert parameterization=lora,op_lora optimizer=adam
   python -m bench problem=matrix_factorization shape=[128,96] rank=4,8 lr.min=1e-3 lr.max=1 lr.count=13
   python -m bench optimizer=torch optimizer._target_=torch.optim.NAdam
+  python -m bench parameterization=custom parameterization._target_=my_package.MyMethod +parameterization.my_option=3
   python -m bench experiment=default hydra/launcher=joblib
 
 keys: problem parameterization optimizer (groups; their options as problem.rank=4)
@@ -59,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         return complain(str(error), 2)
     except (HydraException, OmegaConfBaseException) as error:
-        return complain(one_line(error), 2)
+        return complain(one_line(error, arguments), 2)
     except OSError as error:
         return complain(describe(error), 1)
     except KeyboardInterrupt:
@@ -67,26 +70,41 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def complain(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code
 
 
-def one_line(error: Exception) -> str:
-    """Hydra's messages on one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith(("Set the environment variable", "full_key", "object_type"))]
-    text = " ".join(lines)
-    if "Available options in" in text:
-        head, _, options = text.partition("Available options in")
-        return f"{head.strip()}; must be one of {', '.join(options.split(':', 1)[1].split())}"
-    return text
+def one_line(error: Exception, arguments: list[str]) -> str:
+    """Hydra's messages on one line, with what is allowed."""
+    text = " ".join(str(error).split())
+    if match := re.match(r"In 'config': Could not find '(.+?)/(.+?)' Available options in '.+?': (.*?) Config search path", text):
+        group, value, options = match.groups()
+        return f"{group}={value}: must be one of {', '.join(options.split())}"
+    if match := re.match(r"Could not override '(.+?)'", text):
+        return f"{match[1]}: no such key; allowed are {', '.join(allowed_keys(match[1], arguments))}"
+    return re.split(r" See https| Set the environment variable| full_key:", text)[0]
+
+
+def allowed_keys(key: str, arguments: list[str]) -> list[str]:
+    """The keys beside an unknown one: those of its group, as chosen on the command line, or of the whole configuration."""
+    axis = key.partition(".")[0]
+    whole = OmegaConf.load(Path(config.__file__).parent / "conf" / "config.yaml")
+    assert isinstance(whole, DictConfig)
+    if axis not in catalogue.AXES or "." not in key:
+        return [str(name) for name in whole if name not in ("defaults", "hydra")] + list(catalogue.AXES)
+    chosen = [str(choice[axis]) for choice in whole["defaults"] if axis in choice]
+    chosen = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{axis}=")] or chosen
+    classes = [catalogue.entries(axis)[name] for name in ",".join(chosen).split(",") if name in catalogue.entries(axis)]
+    return sorted({f"{axis}.{name}" for cls in classes for name in config.node(axis, cls) if name != "_target_"})
 
 
 def sweep(arguments: list[str]) -> int:
     """Run every cell of the overrides, print the winners and draw the figures asked for."""
     config.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of ending the process in Hydra's own words
-    informational = any(argument.startswith(("--cfg", "--info", "--hydra-help", "--resolve", "--version")) for argument in arguments)
+    informational = any(
+        argument.startswith(("--cfg", "--info", "--hydra-help", "--resolve", "--version")) for argument in arguments
+    )
     if informational:
         run_hydra(arguments)
         return 0
@@ -98,6 +116,8 @@ def sweep(arguments: list[str]) -> int:
             os.environ[WAIT] = "1"
             error = run_hydra(arguments) or error
         latest, asked = board.latest(), board.sweep()
+        if asked is None:
+            raise InputError(str(error or "no cell was run"))  # Hydra refused the overrides in words of its own
     finally:
         os.environ.pop(WAIT, None)
         shutil.rmtree(board.folder, ignore_errors=True)
@@ -128,7 +148,7 @@ def run_hydra(arguments: list[str]) -> Exception | None:
     except Exception as error:  # raised by a job, which has posted it; it decides the exit code
         return error
     finally:
-        SweepProgress.stop()
+        Watcher.stop()
         sys.argv = before
     return None
 

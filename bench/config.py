@@ -18,7 +18,10 @@ from optimizers import Torch
 SHARED = {"parameterization": ("rank", "alpha", "depth", "scale"), "problem": ("shape", "normalize", "reduction"), "optimizer": ()}
 
 
-def node(axis: str, cls: type) -> dict[str, Any]:
+CUSTOM = "custom"
+
+
+def node(axis: str, cls: Any) -> dict[str, Any]:
     """A configuration group's entry: where the class is and the defaults of its hyperparameters; shared ones interpolate."""
     values: dict[str, Any] = {"_target_": f"{cls.__module__}.{cls.__qualname__}"}
     for field in fields(cls):
@@ -32,22 +35,25 @@ def node(axis: str, cls: type) -> dict[str, Any]:
 
 
 def register() -> None:
-    """Put every entry of the catalogue into Hydra's store."""
+    """Put every entry of the catalogue into Hydra's store, and for each axis `custom`, for a class of one's own."""
     for axis in AXES:
+        shared = {name: "${" + name + "}" for name in SHARED[axis]}
+        ConfigStore.instance().store(group=axis, name=CUSTOM, node={"_target_": None, **shared})
         for name, cls in entries(axis).items():
             ConfigStore.instance().store(group=axis, name=name, node=node(axis, cls))
 
 
 def build(axis: str, config: DictConfig) -> Any:
-    """The object that a group's configuration describes; null shared options stay at the class's own default.
+    """The object that the configuration describes for an axis; null shared options stay at the class's own default.
 
     Raises:
         InputError: where `_target_` cannot be imported or takes no such option.
     """
-    values = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(values, dict)
+    values = group(config, axis, f"{axis}=NAME; NAME is one of {', '.join(entries(axis))}")
     options = {str(name): value for name, value in values.items() if name != "_target_"}
     target = str(values.get("_target_"))
+    if values.get("_target_") is None:
+        raise InputError(f"{axis}._target_=null: must be the dotted name of a class, such as my_package.MyMethod")
     try:
         cls = get_object(target)
     except Exception as error:  # whatever the module raises while it is imported
@@ -57,7 +63,7 @@ def build(axis: str, config: DictConfig) -> Any:
     if not (inspect.isclass(cls) and issubclass(cls, AXES[axis])):
         raise InputError(f"{axis}._target_={target!r}: must be a subclass of {AXES[axis].__name__}")
     known = {field.name for field in fields(cls)}
-    options = {name: value for name, value in options.items() if not (value is None and name in SHARED[axis])}
+    options = {name: value for name, value in options.items() if name not in SHARED[axis] or (name in known and value is not None)}
     unknown = sorted(set(options) - known)
     if unknown:
         raise InputError(f"{axis}.{unknown[0]}={options[unknown[0]]!r}: {target} takes {', '.join(sorted(known)) or 'no options'}")
@@ -69,12 +75,13 @@ def build(axis: str, config: DictConfig) -> Any:
 
 def cell(config: DictConfig) -> Cell:
     """The cell that a job's configuration describes."""
-    rates = {str(name): value for name, value in plain(config.lr).items()}
-    seeds = {name: seed_list(f"seeds.{name}", config.seeds[name], first) for name, first in (("tune", 0), ("report", 100))}
+    rates = group(config, "lr", "lr.values, or lr.min, lr.max and lr.count")
+    given = group(config, "seeds", "seeds.tune and seeds.report")
+    seeds = {name: seed_list(f"seeds.{name}", given[name], first) for name, first in (("tune", 0), ("report", 100))}
     return Cell(
-        problem=build("problem", config.problem),
-        parameterization=build("parameterization", config.parameterization),
-        optimizer=build("optimizer", config.optimizer),
+        problem=build("problem", config),
+        parameterization=build("parameterization", config),
+        optimizer=build("optimizer", config),
         lr=LearningRates(**rates),
         tune=seeds["tune"],
         report=seeds["report"],
@@ -88,10 +95,17 @@ def cell(config: DictConfig) -> Cell:
     )
 
 
-def plain(config: DictConfig) -> dict[Any, Any]:
-    container = OmegaConf.to_container(config, resolve=True)
+def group(config: DictConfig, name: str, keys: str) -> dict[str, Any]:
+    """A group of keys as plain data.
+
+    Raises:
+        InputError: where a bare value was given for it.
+    """
+    if not OmegaConf.is_dict(config[name]):
+        raise InputError(f"{name}={config[name]}: must be given as {keys}")
+    container = OmegaConf.to_container(config[name], resolve=True)
     assert isinstance(container, dict)
-    return container
+    return {str(key): value for key, value in container.items()}
 
 
 def seed_list(key: str, value: Any, first: int) -> tuple[int, ...]:
@@ -107,6 +121,6 @@ def seed_list(key: str, value: Any, first: int) -> tuple[int, ...]:
 
 
 def experiments() -> dict[str, str]:
-    """The named sweeps by name, with the first line of their comment."""
+    """The named sweeps by name, with the line under their package header."""
     folder = Path(__file__).parent / "conf" / "experiment"
-    return {path.stem: path.read_text().splitlines()[0].lstrip("# ") for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path.read_text().splitlines()[1].lstrip("# ") for path in sorted(folder.glob("*.yaml"))}

@@ -88,7 +88,9 @@ class Block:
         for name in started[0]:
             tensors = [params[name] for params in started]
             self.params[name] = torch.stack(tensors)[:, None] if name in parameterization.frozen else to_lanes(tensors, len(rates))
-        self.trainable = {name: tensor.requires_grad_() for name, tensor in self.params.items() if name not in parameterization.frozen}
+        self.trainable = {
+            name: tensor.requires_grad_() for name, tensor in self.params.items() if name not in parameterization.frozen
+        }
         self.state = optimizer.init({name: tensor.detach() for name, tensor in self.trainable.items()}, parameterization.rates)
         self.at = Step(
             steps=settings.steps, generators=[generator(seed, "steps") for seed in seeds], closure=self.lane_loss_and_gradients
@@ -154,7 +156,7 @@ class Block:
             weight = self.weight()
             row = dict(self.instance.measure(weight))
             if self.settings.probes != "none":
-                row |= probes.basic(self.instance, weight, before, grads, self.settings.dtype)
+                row |= probes.basic(weight, before, grads, self.settings.dtype)
             if self.settings.probes == "all" and coarse:
                 row |= probes.expensive(self.instance, self.parameterization, self.params, weight, self.settings.dtype)
         return {name: value.detach().double().expand(self.lr.shape).to(self.lr.device) for name, value in row.items()}

@@ -10,7 +10,7 @@ from bench import config as configuration
 from bench import process
 from bench.catalogue import check_pair
 from bench.progress import Board, Post
-from bench.store import Busy, Store
+from bench.store import BusyError, Store
 from linalg import InputError
 
 WAIT = "LOWRANK_BENCH_WAIT"  # environment variable: wait for cells that another process is running
@@ -56,7 +56,7 @@ def job(config: DictConfig) -> float | None:
                 post("done")
             lanes = store.load(key, "lanes")
             return float(lanes.loc[lanes["role"] == "report", "score"].median())
-    except Busy:
+    except BusyError:
         post("busy")
         return None
     except InputError as error:

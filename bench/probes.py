@@ -26,14 +26,16 @@ def coarse_grid(steps: int) -> set[int]:
     return {grid[round(i)] for i in np.linspace(0, len(grid) - 1, min(COARSE_STEPS, len(grid)))}
 
 
-def basic(instance: Instance, weight: FactoredMatrix, before: FactoredMatrix | None, grads: Params, dtype: torch.dtype) -> dict[str, Tensor]:
+def basic(
+    weight: FactoredMatrix, before: FactoredMatrix | None, grads: Params, dtype: torch.dtype
+) -> dict[str, Tensor]:
     """Step length, gradient norm, conditions of the product and the factors, and ranks of the weight: (lanes) each.
 
     Args:
         before: the weight one step earlier, None at the start.
         dtype: what the run trains in: it sets the threshold of the numerical rank.
     """
-    probes = {"gradient_norm": sum(grad.double().square().flatten(2).sum(-1) for grad in grads.values()) ** 0.5}  # type: ignore[operator]
+    probes = {"gradient_norm": sum(grad.double().square().flatten(2).sum(-1) for grad in grads.values()) ** 0.5}
     if before is not None:
         same_base = weight.base is before.base  # then it is left out: a step may be below the base's rounding
         moved = weight.update() - before.update() if same_base else weight.dense() - before.dense()
@@ -74,9 +76,7 @@ def angles_to_truth(instance: Instance, weight: FactoredMatrix) -> tuple[Tensor,
     update = weight.update().detach().double()
     ok = update.isfinite().all(-1).all(-1)
     left, _, right = torch.linalg.svd(torch.where(ok[..., None, None], update, 0.0), full_matrices=False)
-    angles = [
-        largest_angle(ours[..., :k], theirs[..., :k]).where(ok, torch.nan) for ours, theirs in ((left, u), (right.mT, vt.mT))
-    ]
+    angles = [largest_angle(ours[..., :k], theirs[..., :k]).where(ok, torch.nan) for ours, theirs in ((left, u), (right.mT, vt.mT))]
     return angles[0], angles[1]
 
 

@@ -18,6 +18,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 BOARD = "LOWRANK_BENCH_BOARD"  # environment variable with the folder's path, inherited by worker processes
 FINISHED = ("done", "kept", "failed", "invalid", "refused", "busy")
+COLUMNS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeElapsedColumn(),
+    TextColumn("left"),
+    TimeRemainingColumn(),
+)
 
 
 @dataclass(frozen=True)
@@ -56,9 +64,10 @@ class Board:
         lines = [line for path in sorted(self.folder.glob("*.jsonl")) for line in path.read_text().splitlines(keepends=True)]
         return [Post(**json.loads(line)) for line in lines if line.endswith("\n")]
 
-    def sweep(self) -> dict[str, Any]:
-        """What the sweep as a whole was asked for: name, results, figures, and how many jobs it is."""
-        return dict(json.loads((self.folder / "sweep.json").read_text()))
+    def sweep(self) -> dict[str, Any] | None:
+        """What the sweep as a whole was asked for: name, results, figures, and how many jobs it is; None if it never began."""
+        path = self.folder / "sweep.json"
+        return dict(json.loads(path.read_text())) if path.is_file() else None
 
     def latest(self) -> dict[str, Post]:
         """The last state of every cell."""
@@ -66,47 +75,56 @@ class Board:
 
 
 class SweepProgress(Callback):
-    """Hydra callback: shows cells done, running and failed while a sweep runs, with the time that is left."""
-
-    running: ClassVar["SweepProgress | None"] = None
+    """Hydra callback: starts a `Watcher` with the sweep. It holds nothing itself, because launchers send it to their workers."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         board = Board.current()
         if board is None:
             return
-        self.board, self.console = board, Console(stderr=True)
         params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-        self.total = count_jobs(params, list(config.hydra.overrides.task))
+        jobs = count_jobs(params, list(config.hydra.overrides.task))
         asked = {
             "name": config.hydra.runtime.choices.get("experiment") or "sweep",
             "results": str(config.results),
             "figures": list(config.figures),
-            "jobs": self.total,
+            "jobs": jobs,
         }
         (board.folder / "sweep.json").write_text(json.dumps(asked))
-        self.stopped = threading.Event()
-        self.thread = threading.Thread(target=self.watch, daemon=True)
-        self.thread.start()
-        SweepProgress.running = self
+        Watcher.start(board, jobs)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        self.stop()
+        Watcher.stop()
+
+
+class Watcher:
+    """A thread that shows cells done, running and failed, with the time that is left."""
+
+    current: ClassVar["Watcher | None"] = None
+
+    def __init__(self, board: Board, total: int) -> None:
+        self.board, self.total, self.console = board, total, Console(stderr=True)
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self.watch, daemon=True)
+
+    @classmethod
+    def start(cls, board: Board, total: int) -> None:
+        cls.current = Watcher(board, total)
+        cls.current.thread.start()
 
     @classmethod
     def stop(cls) -> None:
         """Draw a last time and leave the terminal alone."""
-        if cls.running is not None:
-            cls.running.stopped.set()
-            cls.running.thread.join(timeout=5)
-            cls.running = None
+        if cls.current is not None:
+            cls.current.stopped.set()
+            cls.current.thread.join(timeout=5)
+            cls.current = None
 
     def watch(self) -> None:
         """Redraw twice a second until told to stop; without a terminal, print a line every half minute."""
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False)]
-        said: set[str] = set()
-        last_line = started = time.monotonic()
         live = self.console.is_terminal
-        with Progress(*columns, console=self.console, transient=True, disable=not live) as progress:
+        said: set[str] = set()
+        started = last_line = time.monotonic()
+        with Progress(*COLUMNS, console=self.console, transient=True, disable=not live) as progress:
             task = progress.add_task("cells", total=self.total)
             while True:
                 last = self.stopped.wait(0.5)
@@ -115,14 +133,15 @@ class SweepProgress(Callback):
                     if post.state in ("failed", "invalid", "refused") and post.key not in said:
                         said.add(post.key)
                         progress.console.print(f"{post.state}: {post.message}", markup=False, highlight=False, soft_wrap=True)
-                finished = sum(post.state in FINISHED for post in latest.values())
                 running = [post for post in latest.values() if post.state == "running"]
-                share = finished + sum(post.share for post in running)
-                progress.update(task, completed=round(share, 2), description=" ".join(post.key.rpartition("-")[0] for post in running[:2]) or "cells")
-                if not live and (last or time.monotonic() - last_line > 30):
+                finished = sum(post.state in FINISHED for post in latest.values())
+                done = finished + sum(post.share for post in running)
+                names = " ".join(post.key.rpartition("-")[0] for post in running[:2])
+                progress.update(task, completed=round(done, 2), description=names or "cells")
+                if not live and time.monotonic() - last_line > 30 and not last:
                     last_line = time.monotonic()
-                    left = (last_line - started) * (self.total - share) / share if share else float("nan")
-                    print(f"{finished} of {self.total} cells, about {left / 60:.1f} min left" if not last else f"{finished} of {self.total} cells", file=sys.stderr, flush=True)
+                    left = (last_line - started) * (self.total - done) / max(done, 0.01) / 60
+                    print(f"{finished} of {self.total} cells, about {left:.1f} min left", file=sys.stderr, flush=True)
                 if last:
                     return
 

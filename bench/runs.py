@@ -12,7 +12,7 @@ from bench.catalogue import check_pair
 from bench.engine import Block, BlockResult, Settings, bytes_a_lane, cut_blocks
 from bench.probes import LEVELS
 from linalg import InputError
-from linalg.checks import check, check_choice, check_integer, check_number
+from linalg.checks import check, check_choice, check_number
 from optimizers import Optimizer, check_schedule
 from parameterizations import Parameterization
 from problems import Instance, Problem
@@ -103,7 +103,7 @@ def run(
         if progress is not None:
             progress(block.lr.numel() * steps)
     floors = [instance.best(parameterization.reach(instance.shape)) for instance in instances]
-    return tabulate(results, instances, seeds, rates, floors)
+    return tabulate(results, instances, seeds, rates, floors, settings.dtype)
 
 
 def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
@@ -131,6 +131,7 @@ def tabulate(
     seeds: Sequence[int],
     rates: Sequence[float],
     floors: Sequence[float | None],
+    dtype: torch.dtype,
 ) -> Run:
     """Blocks to tables, lanes numbered by seed, then rate."""
     curves, lanes, spectra = [], [], []
@@ -143,7 +144,7 @@ def tabulate(
                 curve = pd.DataFrame({**keys, "step": result.steps, **{name: value[:, i, j] for name, value in values.items()}})
                 curves.append(curve)
                 instance, status = instances[by_seed.start + i], result.status[i][j]
-                lanes.append({**keys, **summarize(curve, status, instance, floors[by_seed.start + i])})
+                lanes.append({**keys, **summarize(curve, status, instance, floors[by_seed.start + i], dtype)})
                 if result.spectrum is not None:
                     own = result.spectrum[i, j].numpy()
                     truth = instance.spectrum
@@ -163,8 +164,12 @@ def tabulate(
     )
 
 
-def summarize(curve: pd.DataFrame, status: str, instance: Instance, floor: float | None) -> dict[str, object]:
-    """A lane's row: its score is the selection measure at the end, or at its lowest along the run where that is a validation error."""
+def summarize(curve: pd.DataFrame, status: str, instance: Instance, floor: float | None, dtype: torch.dtype) -> dict[str, object]:
+    """A lane's row.
+
+    Its score is the selection measure at the end, or at its lowest along the run where that is a validation error; two
+    scores below `resolution` are the same.
+    """
     loss = curve["loss"].to_numpy()
     measured = curve.loc[curve["loss"].notna()]
     diverged = status == "diverged"
@@ -182,6 +187,7 @@ def summarize(curve: pd.DataFrame, status: str, instance: Instance, floor: float
         "floor": np.nan if floor is None else floor,
         "score": np.inf if diverged else chosen[instance.selection],
         "headline": np.inf if diverged else chosen[instance.headline],
+        "resolution": resolution(curve[instance.selection].to_numpy()[0], dtype, squared=not stops_early),
         "score_step": int(chosen["step"]),
         "diverged_at": float(curve["step"].to_numpy()[np.isposinf(loss)][0]) if diverged else np.nan,
     }
@@ -192,14 +198,20 @@ def summarize(curve: pd.DataFrame, status: str, instance: Instance, floor: float
     return row
 
 
+def resolution(start: float, dtype: torch.dtype, *, squared: bool) -> float:
+    """The smallest score that means anything: 10 eps of the start for an error, the square of 10 eps for a squared one."""
+    eps = 10 * torch.finfo(dtype).eps
+    return float(start * (eps**2 if squared else eps))
+
+
 def steps_to(steps: np.ndarray, excess: np.ndarray, target: float) -> float:
     """The first step at which the excess loss is at most `target`, log-linear between probed steps; infinite if never."""
     reached = np.flatnonzero(excess <= target)
     if not len(reached):
         return np.inf
     i = int(reached[0])
-    if i == 0 or target <= 0 or not excess[i - 1] > 0 or not np.isfinite(excess[i - 1]):
+    if i == 0 or not excess[i] > 0 or not np.isfinite(excess[i - 1]):
         return float(steps[i])
-    low, high = np.log(max(excess[i], np.finfo(float).tiny)), np.log(excess[i - 1])
+    low, high = np.log(excess[i]), np.log(excess[i - 1])
     share = (high - np.log(target)) / (high - low) if high > low else 1.0
     return float(steps[i - 1] + share * (steps[i] - steps[i - 1]))

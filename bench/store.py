@@ -26,7 +26,7 @@ from bench.cell import Cell, CellResult
 TABLES = ("curves", "lanes", "spectra")
 
 
-class Busy(Exception):
+class BusyError(Exception):
     """Another process is running this cell."""
 
 
@@ -54,7 +54,7 @@ class Store:
         """Hold the cell for this process; the system lets go of it when the process ends, however it ends.
 
         Raises:
-            Busy: where another process holds it and `wait` is false.
+            BusyError: where another process holds it and `wait` is false.
         """
         locks = self.root / "locks"
         locks.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ class Store:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError as error:
-                raise Busy(key) from error
+                raise BusyError(key) from error
             yield
 
     def save(self, key: str, cell: Cell, result: CellResult, started: float, cpu_started: float) -> None:
@@ -116,26 +116,25 @@ class Store:
         return chosen[-1].stem, [key for key in json.loads(chosen[-1].read_text()) if self.done(key)]
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Another name to write a file under, so that it is there whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        partial.write_text(text)
+        yield partial
         os.replace(partial, path)
-    except OSError:
+    finally:
         partial.unlink(missing_ok=True)
-        raise
+
+
+def write(path: Path, text: str) -> None:
+    with replacing(path) as partial:
+        partial.write_text(text)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """The same for a table, as parquet."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as partial:
         table.to_parquet(partial, index=False)
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def provenance(cell: Cell, result: CellResult, started: float, cpu_started: float) -> dict[str, Any]:

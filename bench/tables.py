@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -43,33 +44,38 @@ def print_winners(store: Store, keys: list[str], console: Console | None = None)
     """For each problem the best cell of every parameterization, the winner first, over the optimizers that were swept."""
     console = console or Console()
     if not console.is_terminal:
-        console.width = max(console.width, 116)
+        console.width = max(console.width, 110)
     cells = cell_table(store, keys)
-    table = Table(title="Best cell of each parameterization: median over reporting seeds [95 % interval] at the rate that tuning chose")
-    for column in ("problem, measure", "parameterization", "optimizer", "median [interval]", "rate", "window", "steps to 1 %"):
-        table.add_column(column, justify="right" if column in ("median [interval]", "rate", "window", "steps to 1 %") else "left", no_wrap=True)
+    table = Table(
+        title="Best cell of each parameterization at the learning rate that tuning chose",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("problem / parameterization", no_wrap=True)
+    table.add_column("optimizer", no_wrap=True)
+    for column in ("median over seeds [95 %]", "rate", "window", "steps to 1 %"):
+        table.add_column(column, justify="right", no_wrap=True)
     for problem, group in cells.groupby("problem", sort=False):
         best = group.sort_values(["median", "high"]).drop_duplicates("parameterization")
         lead = best.iloc[0]
+        table.add_row(f"[bold]{problem}[/bold]")
         for row in best.itertuples():
-            ties = row.Index != lead.name and row.low <= lead.high
-            winner = row.Index == lead.name
-            name = row.parameterization + (" *" if winner else " ~" if ties else "")
-            rate = "none" if row.lr is None or not np.isfinite(row.lr) else f"{row.lr:.3g}" + ("" if row.bracketed else " (edge)")
+            mark = "*" if row.Index == lead.name else "~" if row.low <= lead.high else " "
+            tuned = row.lr is not None and np.isfinite(row.lr)
             table.add_row(
-                f"{problem}, {row.measure}" if winner else "",
-                name,
+                f" {mark} {row.parameterization}",
                 row.optimizer,
-                f"{row.median:.3g} [{row.low:.3g}, {row.high:.3g}]",
-                rate,
-                f"{row.window_decades:.1f} dec",
-                "never" if not np.isfinite(row.steps_to_target) else f"{row.steps_to_target:.0f}",
-                style="bold" if winner else None,
+                f"{row.median:.3g} \\[{row.low:.3g}, {row.high:.3g}]",
+                ("" if row.bracketed else "edge ") + f"{row.lr:.3g}" if tuned else "none",
+                f"{row.window_decades:.1f} dec" if tuned else "none",
+                f"{row.steps_to_target:.0f}" if np.isfinite(row.steps_to_target) else "never",
             )
         table.add_section()
     console.print(table)
     console.print(
-        "* lowest median   ~ interval reaches the winner's   (edge): the best rate lies on the grid's edge\n"
-        "window: decades of learning rates whose tuning score is within 10x of the best   steps to 1 %: until the excess loss is 1 % of the start's"
+        "median of the relative error ‖W - M‖/‖M‖, or of the test RMSE in the data's units where data is held out\n"
+        "* lowest median    ~ its interval reaches the winner's    edge: the best rate is the last one tried\n"
+        "window: learning rates whose score is within 10x of the best    steps to 1 %: until 1 % of the excess loss is left",
+        style="dim",
     )
-

@@ -72,10 +72,10 @@ class Completion(Instance):
     def entries(self, weight: FactoredMatrix, index: Tensor) -> Tensor:
         """(..., N) the weight's entries at flat indices (..., N)."""
         if self._dense or len(weight.parts) == 1 or weight.base is not None:
-            return torch.take_along_dim(weight.dense().flatten(-2), index, dim=-1)
+            return _take(weight.dense().flatten(-2), index)
         left, right = weight.parts
-        row, column = index // self.columns, index % self.columns
-        return (torch.take_along_dim(left.mT, row[..., None, :], -1) * torch.take_along_dim(right, column[..., None, :], -1)).sum(-2)
+        row, column = (index // self.columns)[..., None, :], (index % self.columns)[..., None, :]
+        return (_take(left.mT, row) * _take(right, column)).sum(-2)
 
     def part_gradients(self, parts, base, wanted, batch):
         if self._dense or len(parts) == 1 or base is not None:
@@ -83,7 +83,8 @@ class Completion(Instance):
             if len(parts) == 1:
                 return (residual,)
             return (residual @ parts[1].mT if wanted[0] else None), (parts[0].mT @ residual if wanted[1] else None)
-        return self._gathered_gradients(*parts, wanted)
+        left, right = parts
+        return self._gathered_gradients(left, right, wanted)
 
     def _dense_residual(self, parts: tuple[Tensor, ...], base: Tensor | None) -> Tensor:
         """(..., m, n) the loss's derivative by the weight: zero off the observed entries."""
@@ -130,6 +131,12 @@ class Completion(Instance):
 
     def best(self, rank: int) -> float | None:
         return self.floor if rank >= self.hidden_rank else None
+
+
+def _take(values: Tensor, index: Tensor) -> Tensor:
+    """values (..., p) at index (..., N) along the last dimension, leading dimensions broadcast."""
+    lead = torch.broadcast_shapes(values.shape[:-1], index.shape[:-1])
+    return torch.take_along_dim(values.expand(*lead, -1), index.expand(*lead, -1), dim=-1)
 
 
 class _Pattern:

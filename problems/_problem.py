@@ -173,4 +173,3 @@ def reduction_weight(reduction: str, entries: int, energy: Tensor) -> Tensor:
     check_choice("reduction", reduction, REDUCTIONS)
     one = torch.ones((), dtype=torch.float64)
     return {"sum": one, "mean": one * 2 / entries, "relative": 2 / energy.double()}[reduction]
-

@@ -10,7 +10,7 @@ from torch import Tensor
 from linalg.checks import check_choice
 from problems._least_squares import approximation
 from problems._problem import NORMALIZE, REDUCTIONS, Problem
-from problems._ratings import check_cut, data_frame, digest, sides
+from problems._real_data import check_cut, data_frame, digest, sides
 
 SOURCES = {"tissue": ("dslabs", "tissue_gene_expression"), "nci60": ("ISLR", "NCI60")}
 

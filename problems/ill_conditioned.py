@@ -19,7 +19,11 @@ SPECTRA = {
 
 def _exponent(k: int, condition: float) -> float:
     """p with k^p = condition, so that i^-p falls from 1 to 1 / condition."""
-    return float(torch.log(torch.tensor(condition, dtype=torch.float64)) / torch.log(torch.tensor(float(k)).double())) if k > 1 else 0.0
+    return (
+        float(torch.log(torch.tensor(condition, dtype=torch.float64)) / torch.log(torch.tensor(float(k)).double()))
+        if k > 1
+        else 0.0
+    )
 
 
 @dataclass(frozen=True)

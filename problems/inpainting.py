@@ -11,7 +11,7 @@ from linalg import InputError
 from linalg.checks import check, check_choice, check_number, check_shape
 from problems._completion import Completion
 from problems._problem import NORMALIZE, REDUCTIONS, Problem
-from problems._ratings import Split, data_package, digest, scaled_completion
+from problems._real_data import Split, data_package, digest, scaled_completion
 
 IMAGES = ("camera", "coins", "astronaut", "coffee")  # in the wheel of scikit-image; most others would be downloaded
 

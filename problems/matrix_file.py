@@ -48,7 +48,9 @@ class MatrixFile(Problem):
             raise InputError(f"problem.path={str(self.path)!r}: cannot be read as a matrix ({error})") from error
         real = np.ndim(matrix) == 2 and matrix.size > 0 and np.issubdtype(matrix.dtype, np.number) and not np.iscomplexobj(matrix)
         if not real:
-            raise InputError(f"problem.path={str(self.path)!r}: must hold a real matrix, but holds {matrix.dtype} of shape {np.shape(matrix)}")
+            raise InputError(
+                f"problem.path={str(self.path)!r}: must hold a real matrix, but holds {matrix.dtype} of shape {np.shape(matrix)}"
+            )
         if not np.isfinite(matrix).all():
             raise InputError(f"problem.path={str(self.path)!r}: must hold finite numbers only, but holds NaN or infinity")
         return approximation(torch.tensor(matrix, dtype=torch.float64), self.normalize, self.reduction)

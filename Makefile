@@ -1,0 +1,66 @@
+# make bench    set up, run the default experiment, draw its figures, print the winners
+# make test     set up, run the tests
+# Everything else is listed by `make help`. On a fresh machine only Python 3.11 or later with venv is needed.
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN = OMP_NUM_THREADS=1 $(VENV)/bin/python
+BENCH = $(RUN) -m bench
+LAUNCHER ?= hydra/launcher=joblib
+ARGS ?=
+
+.PHONY: help bench test test-full sweep plots table check format wheel clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+bench: $(VENV)/.bench ## run the default experiment, draw its figures, print the winners (ARGS="steps=1000" changes keys)
+	$(BENCH) experiment=default $(LAUNCHER) $(ARGS)
+
+test: $(VENV)/.dev ## run the tests, at most 10 minutes
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto $(ARGS)
+
+test-full: $(VENV)/.dev ## run the tests that take minutes each as well
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto -m "slow or not slow" $(ARGS)
+
+PROBLEM ?= matrix_factorization
+PARAMETERIZATION ?= lora,op_lora
+OPTIMIZER ?= adam
+sweep: $(VENV)/.bench ## sweep learning rates for PROBLEM, PARAMETERIZATION, OPTIMIZER and draw their sensitivity
+	$(BENCH) problem=$(PROBLEM) parameterization=$(PARAMETERIZATION) optimizer=$(OPTIMIZER) 'figures=[sensitivity]' $(LAUNCHER) $(ARGS)
+
+plots: $(VENV)/.bench ## draw the latest sweep's figures again from what is stored
+	$(BENCH) plot $(ARGS)
+
+table: $(VENV)/.bench ## print the latest sweep's winners again
+	$(BENCH) table $(ARGS)
+
+check: $(VENV)/.dev ## format, lint and type checks
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.dev ## put the code into format
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+wheel: $(VENV)/.dev ## build dist/*.whl
+	$(VENV)/bin/python -m build --wheel
+
+clean: ## remove the environment and what was built; results stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+# Set-up runs once, and again where the dependencies changed.
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed; name one with make PYTHON=...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.bench: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt torch==$$(sed -n 's/^torch==//p' constraints.txt)
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[data,parallel]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.bench
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[data,parallel,dev]'
+	touch $@

@@ -1,2 +1,0 @@
-FIGURES=("convergence",)
-def draw(store,name,keys,figures): return []

@@ -1,0 +1,121 @@
+"""A median line with its band, drawn the same way in every figure, and what becomes of it where it is infinite."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from bench.plots.axes import ROOM, SMALLEST, View, fit_view
+from bench.plots.layout import size_of
+from bench.plots.quantiles import quantiles
+from bench.plots.style import NOTE
+from bench.plots.sweep import Line
+
+MARKED = 7  # points a line that carry the method's marker, about
+
+
+@dataclass(frozen=True)
+class Curve:
+    """(p,) a line's median over seeds with the edges of its band: infinite where that seed diverged, NaN where not measured."""
+
+    line: Line
+    x: np.ndarray
+    low: np.ndarray
+    middle: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def of(cls, line: Line, x: np.ndarray, values: np.ndarray, band: tuple[float, float] = (0.25, 0.75)) -> "Curve":
+        """From (p,) abscissae and (k, p) values, k seeds."""
+        low, middle, high = (np.maximum(each, SMALLEST) for each in quantiles(values, band[0], 0.5, band[1]))
+        return cls(line, x, low, middle, high)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether there is anything of it to see."""
+        return bool((~np.isnan(self.middle)).any())
+
+
+def view_of(
+    curves: Sequence[Curve],
+    *,
+    start: float = np.inf,
+    also: Iterable[float] = (),
+    room: tuple[float, float] = (ROOM, np.inf),
+    rows: int = 0,
+    row_height: float = 0.055,
+) -> View:
+    """The range that shows the curves, and the values `also` where they are near (see `fit_view`), with a strip above it."""
+    low, high = fit_view([(curve.low, curve.middle, curve.high) for curve in curves], start, [*also], room)
+    return View(low, high, rows, row_height)
+
+
+def draw_curve(axes: Axes, view: View, curve: Curve, alpha: float = 0.16) -> None:
+    """The median and its band, both kept below the strip. Points not measured are left out, infinite ones leave a gap."""
+    measured = ~np.isnan(curve.middle)
+    x, low, middle, high = (each[measured] for each in (curve.x, curve.low, curve.middle, curve.high))
+    every = max(1, len(x) // MARKED)
+    look = curve.line.look
+    finite = np.where(np.isinf(middle), np.nan, middle)
+    (drawn,) = axes.plot(x, finite, **look.line, markevery=(look.slot % every, every), label=curve.line.label, zorder=3)
+    band = axes.fill_between(x, low, np.minimum(high, view.top * 10), where=np.isfinite(low), color=look.colour, alpha=alpha, lw=0)
+    if view.rows:
+        view.clip(axes, (drawn, band))
+
+
+def mark_exits(axes: Axes, view: View, curves: Sequence[Curve], told: str = "v") -> None:
+    """A triangle where a median lies beyond the panel: at its furthest point, or the last of these.
+
+    Args:
+        told: at which edges the value stands beside it, of `v` (the lower) and `^` (the upper).
+    """
+    marked = 0
+    for curve in curves:
+        finite = np.where(np.isfinite(curve.middle), curve.middle, np.nan)
+        for side, edge, beyond in (("v", view.low, view.low / finite), ("^", view.high, finite / view.high)):
+            if not (beyond > 1).any():
+                continue
+            i = int(np.flatnonzero(beyond == np.nanmax(beyond))[-1])
+            options: dict[str, Any] = {"color": curve.line.look.colour, "zorder": 5, "annotation_clip": False}
+            place = (curve.x[i], edge)
+            axes.plot(*place, marker=side, ms=6, color=curve.line.look.colour, mec="white", mew=0.5, clip_on=False, zorder=5)
+            if side in told:
+                away = 4 + 1.15 * NOTE * (marked % 8)
+                right = reach(axes, curve.x[i]) > 0.5
+                axes.annotate(
+                    f"{finite[i]:.0e}" if finite[i] > SMALLEST else f"≤{SMALLEST:.0e}",
+                    place,
+                    (-6 if right else 6, away if side == "v" else -away),
+                    textcoords="offset points",
+                    ha="right" if right else "left",
+                    va="bottom" if side == "v" else "top",
+                    size=NOTE,
+                    **options,
+                )
+                marked += 1
+
+
+def connect(axes: Axes, view: View, curve: Curve, y: float) -> None:
+    """Join the last finite point of the median to its place in the strip, and back where it turns finite again."""
+    infinite = np.isinf(curve.middle)
+    for i in np.flatnonzero(infinite[1:] != infinite[:-1]):
+        ends = [(curve.x[j], y if infinite[j] else curve.middle[j]) for j in (i, i + 1)]
+        if all(infinite[j] or curve.middle[j] <= view.high for j in (i, i + 1)):  # else it has left by the top already
+            axes.plot(*zip(*ends, strict=True), color=curve.line.look.colour, lw=1.0, ls=(0, (1, 1)), zorder=2.8)
+
+
+def note_row(axes: Axes, view: View, row: int, line: Line, text: str, *, left: bool = False) -> None:
+    """Words at an end of a line's row in the strip."""
+    height = 0.65 * size_of(axes)[1] * 72  # of the panel in points, about
+    size = min(NOTE, view.strip / view.rows * height)
+    place, side = (0.01, "left") if left else (0.99, "right")
+    axes.text(
+        place, view.row(row), text, transform=axes.get_yaxis_transform(), ha=side, va="center", size=size, color=line.look.colour
+    )
+
+
+def reach(axes: Axes, x: float) -> float:
+    """Where on the panel's width an abscissa lies, from 0 to 1."""
+    return float(axes.transAxes.inverted().transform(axes.transData.transform((x, axes.get_ylim()[0])))[0])

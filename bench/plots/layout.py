@@ -1,0 +1,116 @@
+"""A figure's frame: a title that says what to see, a grid of panels, one legend for all of them."""
+
+import textwrap
+from collections.abc import Sequence
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
+
+from bench.plots.style import LINE, NOTE, PANEL, REFERENCE, TEXT, TITLE
+from bench.plots.sweep import Line, Panel
+
+SIZE = (3.3, 2.75)  # inches of a panel
+ALONE = (5.6, 3.7)  # of the only one
+POINT = 1 / 72
+GLYPH = 0.53  # width of DejaVu Sans's mean character, in font sizes
+
+
+def frame(panels: Sequence[Panel]) -> tuple[Figure, list[Axes]]:
+    """A figure with an axes for each panel, titled."""
+    columns = {1: 1, 2: 2, 4: 2}.get(len(panels), 3 if len(panels) <= 12 else 4)
+    rows = -(-len(panels) // columns)
+    width, height = ALONE if len(panels) == 1 else SIZE
+    width *= 1.15 if columns == 2 else 1
+    figure = Figure(figsize=(columns * width, rows * height))
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    return figure, list(grid[: len(panels)])
+
+
+def size_of(axes: Axes) -> tuple[float, float]:
+    """Inches of a panel's share of the grid, wide and high."""
+    figure, grid = axes.figure, axes.get_gridspec()
+    assert isinstance(figure, Figure)
+    assert grid is not None
+    width, height = figure.get_size_inches()
+    return width / grid.ncols, height / grid.nrows
+
+
+def name_panel(axes: Axes, problem: str, measure: str) -> None:
+    """The problem with its settings, and below it what is measured, broken to the panel's width."""
+    inches = 0.8 * size_of(axes)[0]
+    said = axes.annotate(
+        wrapped(measure, inches, NOTE),
+        (0, 1),
+        (0, 4),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        size=NOTE,
+        color=REFERENCE,
+    )
+    pad = 6 + 1.2 * NOTE * (said.get_text().count("\n") + 1)
+    axes.set_title(wrapped(problem, inches, PANEL * 1.1), loc="left", weight="bold", pad=pad)
+
+
+def seeds(panels: Sequence[Panel], role: str) -> str:
+    """How many seeds of a role the cells have, in words."""
+    counts = sorted({len(line.cell.config["seeds"][role]) for panel in panels for line in panel.lines})
+    number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{number} {'reporting' if role == 'report' else 'tuning'} seed{'s' * (counts[-1] > 1)}"
+
+
+def say(axes: Axes, text: str) -> None:
+    """Words in the middle of a panel that has nothing else to show."""
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=REFERENCE)
+    axes.set(xticks=[], yticks=[])
+
+
+def finish(figure: Figure, title: str, reading: str, lines: Sequence[Line], others: Sequence[Artist] = ()) -> None:
+    """Put the title and how to read the figure above the panels, and the legend below them, on room of their own.
+
+    Args:
+        lines: those drawn in some panel.
+        others: handles of what is no method's.
+    """
+    width, height = figure.get_size_inches()
+    handles = [*methods(lines), *others]
+    legend = fitted_legend(figure, handles, width) if handles else None
+    below = legend.get_window_extent().height / figure.dpi + 0.12 if legend else 0.0
+    title, reading = wrapped(title, width, TITLE), wrapped(reading, width, TEXT)
+    heads = [1.25 * POINT * size * (text.count("\n") + 1) for text, size in ((title, TITLE), (reading, TEXT))]
+    above = sum(heads) + 0.25
+    total = height + above + below
+    figure.set_size_inches(width, total)
+    figure.text(0.12 / width, 1 - 0.08 / total, title, size=TITLE, weight="bold", va="top", linespacing=1.2)
+    figure.text(0.12 / width, 1 - (0.12 + heads[0]) / total, reading, size=TEXT, color=REFERENCE, va="top", linespacing=1.2)
+    figure.set_layout_engine("constrained", rect=(0, below / total, 1, height / total), hspace=0.04, wspace=0.03)
+
+
+def methods(lines: Sequence[Line]) -> list[Artist]:
+    """A handle a label, in the order of the colours."""
+    looks = {line.label: line.look for line in sorted(lines, key=lambda line: (line.look.slot, line.look.variant))}
+    return [Line2D([], [], label=textwrap.fill(label, 40), lw=LINE * 1.3, **look.line) for label, look in looks.items()]
+
+
+def fitted_legend(figure: Figure, handles: Sequence[Artist], width: float) -> Legend:
+    """A legend along the bottom in as few rows as fit, read row by row, its columns about equally long."""
+    for columns in range(min(len(handles), 8), 0, -1):
+        rows = -(-len(handles) // columns)
+        columns = -(-len(handles) // rows)
+        ordered = [handle for i in range(columns) for handle in handles[i::columns]]  # matplotlib fills columns first
+        legend = figure.legend(handles=ordered, loc="lower center", ncols=columns, handlelength=2.4, columnspacing=1.6)
+        if legend.get_window_extent().width / figure.dpi <= width - 0.1:
+            break
+        legend.remove()
+    return legend
+
+
+def wrapped(text: str, inches: float, size: float) -> str:
+    """Text broken into lines that fit a width."""
+    return textwrap.fill(text, max(12, int(inches / (GLYPH * size * POINT))))

@@ -1,0 +1,103 @@
+"""How much the final score depends on the learning rate."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from bench.plots.axes import View, tick_log
+from bench.plots.curves import Curve, connect, draw_curve, mark_exits, view_of
+from bench.plots.layout import finish, frame, name_panel, say, seeds
+from bench.plots.style import REFERENCE
+from bench.plots.sweep import Panel, StoredCell
+
+CHOSEN: dict[str, Any] = {"ms": 9, "markeredgecolor": "black", "markeredgewidth": 1.2, "ls": "none", "zorder": 6}
+
+
+def figures(optimizer: str, panels: Sequence[Panel]) -> dict[str, Figure]:
+    """The measure that picks the rate, at the end of training, against the rate."""
+    figure, grid = frame(panels)
+    strips = [draw_panel(axes, panel) for axes, panel in zip(grid, panels, strict=True)]
+    others: list[Line2D | Patch] = [Line2D([], [], marker="o", color="white", label="chosen rate", **CHOSEN)]
+    if any(strips):
+        others.append(Patch(color=REFERENCE, label="share of seeds that diverge"))
+    reading = f"Median and full range of {seeds(panels, 'tune')} after training at each rate. Triangles: beyond the panel."
+    title = f"Sensitivity of {optimizer} to the learning rate: a wide, deep valley is better"
+    finish(figure, title, reading, [line for panel in panels for line in panel.lines], others)
+    return {"sensitivity": figure}
+
+
+def scores(cell: StoredCell) -> tuple[np.ndarray, np.ndarray]:
+    """(p,) rates and (k, p) the tuning seeds' scores, infinite where one diverged; a score that is a loss over its start."""
+    lanes = cell.tuned
+    start = 1.0 if cell.held_out else lanes["initial_loss"].where(lanes["initial_loss"] > 0, 1.0)
+    table = lanes.assign(score=lanes["score"] / start).pivot(index="seed", columns="lr", values="score")
+    return table.columns.to_numpy(dtype=float), table.to_numpy(dtype=float)
+
+
+def draw_panel(axes: Axes, panel: Panel) -> bool:
+    """Draw a problem's lines; whether any seed diverged."""
+    held_out = any(line.cell.held_out for line in panel.lines)
+    name_panel(axes, panel.title, "error on the validation entries" if held_out else "final training loss over its initial value")
+    axes.set(xlabel="learning rate", ylabel="validation RMSE" if held_out else "loss / initial loss")
+    data = [scores(line.cell) for line in panel.lines]
+    curves = [Curve.of(line, *each, band=(0, 1)) for line, each in zip(panel.lines, data, strict=True)]
+    fallen = [i for i, (_, values) in enumerate(data) if np.isinf(values).any()]
+    if not any(curve.drawn for curve in curves):
+        say(axes, "not measured")
+        return False
+    view = view_of(curves, start=starting_value(panel), rows=len(fallen), row_height=0.034)
+    view.apply(axes, "diverged")
+    tick_rates(axes, curves)
+    for curve in curves:
+        draw_curve(axes, view, curve, alpha=0.1)
+        mark_chosen(axes, view, curve)
+    mark_exits(axes, view, curves)
+    for row, i in enumerate(reversed(fallen)):
+        draw_shares(axes, view, row, curves[i], np.isinf(data[i][1]).mean(0))
+    return bool(fallen)
+
+
+def starting_value(panel: Panel) -> float:
+    """What the score is before training: 1 for a loss over its start, the largest of the lines' otherwise."""
+    starts = [line.cell.curve("validation_rmse")[1][:, :1].ravel() for line in panel.lines] if panel.lines[0].cell.held_out else []
+    found = np.concatenate([start[np.isfinite(start)] for start in starts]) if starts else np.ones(1)
+    return float(found.max(initial=0)) or np.inf
+
+
+def tick_rates(axes: Axes, curves: Sequence[Curve]) -> None:
+    rates = np.concatenate([curve.x for curve in curves])
+    low, high = rates.min() / 1.6, rates.max() * 1.6
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    tick_log(axes.xaxis, low, high)
+
+
+def mark_chosen(axes: Axes, view: View, curve: Curve) -> None:
+    """The method's marker, larger and with a black edge, at the rate that tuning chose."""
+    for i in np.flatnonzero(curve.x == (curve.line.cell.summary["chosen_lr"] or np.nan)):
+        height = np.clip(curve.middle[i], view.low, view.high)  # a line that leaves the panel keeps its mark, on the edge
+        axes.plot(curve.x[i], height, marker=curve.line.look.marker, color=curve.line.look.colour, clip_on=False, **CHOSEN)
+
+
+def draw_shares(axes: Axes, view: View, row: int, curve: Curve, shares: np.ndarray) -> None:
+    """In the line's row of the strip a bar at each rate, as high as the share of seeds that diverged."""
+    edges = cell_edges(curve.x)
+    foot = view.row(row - 0.45)
+    for share, left, right in zip(shares, edges[:-1], edges[1:], strict=True):
+        if share > 0:
+            top = view.row(row - 0.45 + 0.9 * share)
+            axes.fill_between([left, right], foot, top, color=curve.line.look.colour, lw=0, zorder=2.5)
+    connect(axes, view, curve, view.high)
+
+
+def cell_edges(rates: np.ndarray) -> np.ndarray:
+    """(p + 1,) the geometric middles between rates, and as far beyond the first and the last."""
+    if len(rates) == 1:
+        return rates[0] * np.array([0.8, 1.25])
+    between = np.sqrt(rates[1:] * rates[:-1])
+    return np.array([rates[0] ** 2 / between[0], *between, rates[-1] ** 2 / between[-1]])

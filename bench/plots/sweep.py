@@ -1,0 +1,145 @@
+"""What a sweep's figures show: stored cells sorted into panels of labelled lines."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.plots.labels import differences, of_method, of_problem, order, settings
+from bench.plots.style import Look, slots
+from bench.store import Store
+
+
+@dataclass(eq=False)
+class StoredCell:
+    """A finished cell, its tables read when first asked for."""
+
+    store: Store
+    key: str
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        return self.store.summary(self.key)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return self.store.config(self.key)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        return settings(self.config)
+
+    @cached_property
+    def lanes(self) -> pd.DataFrame:
+        return self.store.load(self.key, "lanes")
+
+    @property
+    def reported(self) -> pd.DataFrame:
+        """The reporting seeds' lanes; none where every rate diverged in tuning."""
+        return self.lanes.loc[self.lanes["role"] == "report"]
+
+    @property
+    def tuned(self) -> pd.DataFrame:
+        """The tuning seeds' lanes."""
+        return self.lanes.loc[self.lanes["role"] == "tune"]
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """The reporting seeds' curves."""
+        table = self.store.load(self.key, "curves")
+        return table.loc[table["role"] == "report"].copy()  # a copy lets go of the tuning seeds'
+
+    @cached_property
+    def spectra(self) -> pd.DataFrame:
+        """The reporting seeds' singular values; empty where they were not probed."""
+        table = self.store.load(self.key, "spectra")
+        return table.loc[table["role"] == "report"] if len(table) else table
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the problem keeps entries back, and is judged by these."""
+        return "final_test_rmse" in self.lanes
+
+    def curve(self, quantity: str) -> tuple[np.ndarray, np.ndarray]:
+        """(p,) steps and (k, p) the quantity on the k reporting seeds, lanes by number; nothing where it was not probed."""
+        if not len(self.curves) or quantity not in self.curves:
+            return np.empty(0), np.empty((0, 0))
+        table = self.curves.pivot(index="lane", columns="step", values=quantity)
+        return table.columns.to_numpy(dtype=float), table.to_numpy(dtype=float)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A cell in a panel."""
+
+    cell: StoredCell
+    label: str
+    look: Look
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A problem with the methods that were run on it."""
+
+    title: str
+    lines: list[Line]
+
+
+def panels(store: Store, keys: Iterable[str]) -> dict[str, list[Panel]]:
+    """The panels by optimizer, in an order that does not depend on that of `keys`.
+
+    Cells that share all three names are told apart by the settings in which they differ: those of the problem make
+    panels of their own, all others lines of their own. A setting is named wherever the sweep has a method with several
+    values of it, so that a label means the same in every panel.
+    """
+    cells = [StoredCell(store, key) for key in sorted(set(keys))]
+    places = slots({cell.summary["parameterization"] for cell in cells})
+    titles: dict[StoredCell, str] = {}
+    for name, group in grouped(cells, "problem").items():
+        group.sort(key=lambda cell: order(cell.settings, of_problem))
+        named = differences([cell.settings for cell in group], of_problem)
+        titles |= {cell: ", ".join([name, *own]) for cell, own in zip(group, named, strict=True)}
+    drawn = {}
+    for optimizer, group in grouped(cells, "optimizer").items():
+        lines = labelled(group, places)
+        drawn[optimizer] = [
+            Panel(title, told_apart([line for line in lines if titles[line.cell] == title]))
+            for title in dict.fromkeys(titles.values())
+            if any(titles[line.cell] == title for line in lines)
+        ]
+    return drawn
+
+
+def labelled(cells: Iterable[StoredCell], places: dict[str, int]) -> list[Line]:
+    """Lines in the order of the methods' places, the settings of one method in that of their values."""
+    lines = []
+    by_method = grouped(cells, "parameterization")
+    for name in sorted(by_method, key=places.__getitem__):
+        group = sorted(by_method[name], key=lambda cell: order(cell.settings, of_method))
+        named = differences([cell.settings for cell in group], of_method)
+        variants = list(dict.fromkeys(named))
+        for cell, own in zip(group, named, strict=True):
+            lines.append(Line(cell, ", ".join([name, *own]), Look(places[name], variants.index(own))))
+    return lines
+
+
+def told_apart(lines: list[Line]) -> list[Line]:
+    """Cells of equal settings, whose data must differ, with a piece of the key behind the label."""
+    labels = [line.label for line in lines]
+    return [
+        replace(line, label=f"{line.label} [{line.cell.key[-6:]}]", look=replace(line.look, variant=labels[:i].count(line.label)))
+        if labels.count(line.label) > 1
+        else line
+        for i, line in enumerate(lines)
+    ]
+
+
+def grouped(cells: Iterable[StoredCell], axis: str) -> dict[str, list[StoredCell]]:
+    """Cells by their name on an axis, names by the alphabet."""
+    found: dict[str, list[StoredCell]] = {}
+    for cell in sorted(cells, key=lambda cell: cell.summary[axis]):
+        found.setdefault(cell.summary[axis], []).append(cell)
+    return found

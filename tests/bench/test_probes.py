@@ -1,0 +1,161 @@
+"""Condition numbers and angles against dense linear algebra."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from by_hand import gaussian, lowrank
+
+import bench
+from bench import probes
+from linalg import FactoredMatrix
+from optimizers import SGD
+from parameterizations import Deep, Flora, Full, LoRA, OPLoRA
+from problems import MatrixCompletion, MatrixFactorization
+
+
+def pair_with_condition(m, n, r, condition, dtype=torch.float64):
+    """Factors (1, 1, m, r), (1, 1, r, n) whose product has singular values from 1 to 1 / condition, each factor with the root of them."""
+    values = torch.logspace(0, -math.log10(condition) / 2, r, dtype=torch.float64)
+    left = lowrank(m, r, values, seed=1)
+    u, _, vt = torch.linalg.svd(left, full_matrices=False)
+    right = (vt.mT * values) @ lowrank(r, n, torch.ones(r), seed=2)
+    return left.to(dtype)[None, None], right.to(dtype)[None, None]
+
+
+@pytest.mark.parametrize(("m", "n", "r"), [(40, 40, 6), (50, 20, 5), (12, 60, 4)])
+@pytest.mark.parametrize(
+    ("condition", "dtype", "tolerance"), [(1e6, torch.float64, 1e-6), (1e10, torch.float64, 1e-3), (1e5, torch.float32, 1e-2)]
+)
+def test_conditions_agree_with_a_dense_svd(m, n, r, condition, dtype, tolerance):
+    left, right = pair_with_condition(m, n, r, condition, dtype)
+    dense = np.linalg.svd((left.double() @ right.double())[0, 0].numpy(), compute_uv=False)
+    assert dense[0] / dense[r - 1] == pytest.approx(condition, rel=tolerance)
+    measured = probes.basic(FactoredMatrix((left, right)), None, {"left": left}, dtype)
+    assert measured["condition_product"].item() == pytest.approx(condition, rel=tolerance)
+    assert measured["condition_factor_1"].item() == pytest.approx(math.sqrt(condition), rel=tolerance)
+    assert measured["condition_factors"].item() == pytest.approx(math.sqrt(condition), rel=tolerance)
+
+
+def kron_condition(left, right, train_left, train_right):
+    """σ1/σmin on the range of Σ (dW/dfactor)(dW/dfactor)ᵀ, built as Kronecker products (row-major vec)."""
+    m, n = left.shape[0], right.shape[1]
+    total = torch.zeros(m * n, m * n, dtype=torch.float64)
+    if train_left:
+        total += torch.kron(torch.eye(m, dtype=torch.float64), right.mT @ right)
+    if train_right:
+        total += torch.kron(left @ left.mT, torch.eye(n, dtype=torch.float64))
+    values = np.linalg.eigvalsh(total.numpy())
+    values = values[values > 1e-9 * values[-1]]
+    return values[-1] / values[0]
+
+
+@pytest.mark.parametrize(("m", "n", "r"), [(7, 6, 2), (5, 9, 3), (6, 6, 6), (4, 7, 5), (7, 4, 4), (3, 3, 5)])
+@pytest.mark.parametrize(("train_left", "train_right"), [(True, True), (True, False)])
+def test_the_gauss_newton_condition_of_two_factors_agrees_with_kronecker_products(m, n, r, train_left, train_right):
+    left, right = gaussian(m, r, seed=3), gaussian(r, n, seed=4)
+    expected = kron_condition(left, right, train_left, train_right)
+    method = LoRA(2) if train_right else Flora(2)
+    params = {"left": left[None, None], "right": right[None, None]}
+    weight = FactoredMatrix((params["left"], params["right"]))
+    measured = probes.gauss_newton_condition(method, params, weight, torch.float64)
+    assert measured.item() == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize("zero", ["left", "right", "column"])
+def test_the_gauss_newton_condition_is_taken_on_the_range(zero):
+    left, right = gaussian(6, 3, seed=3), gaussian(3, 5, seed=4)
+    if zero == "left":
+        left = torch.zeros_like(left)
+    elif zero == "right":
+        right = torch.zeros_like(right)
+    else:
+        left[:, 2] = left[:, 1]
+    measured = probes.gauss_newton_condition(
+        LoRA(3), params := {"left": left[None, None], "right": right[None, None]}, FactoredMatrix(tuple(params.values())), torch.float64
+    )
+    assert measured.item() == pytest.approx(kron_condition(left, right, True, True), rel=1e-6)
+
+
+def test_the_gauss_newton_condition_at_1e10_is_right_to_a_thousandth():
+    left, right = pair_with_condition(30, 25, 5, 1e10)
+    params = {"left": left, "right": right}
+    measured = probes.gauss_newton_condition(LoRA(5), params, FactoredMatrix((left, right)), torch.float64)
+    a, b = (np.linalg.svd(factor[0, 0].numpy(), compute_uv=False) for factor in (left, right))
+    assert measured.item() == pytest.approx((a[0] ** 2 + b[0] ** 2) / min(a[-1] ** 2, b[-1] ** 2), rel=1e-3)
+    assert measured.item() == pytest.approx(2e10, rel=1e-3)
+
+
+def test_the_dense_route_agrees_with_the_formula_and_with_kronecker_products_of_a_chain():
+    method = LoRA(2)
+    params = {"left": gaussian(1, 2, 5, 2), "right": gaussian(1, 2, 2, 4, seed=1)}
+    formula = probes.gauss_newton_condition(method, params, method.weight(params), torch.float64)
+    torch.testing.assert_close(probes.dense_condition(method, params), formula, rtol=1e-7, atol=0)
+    deep = Deep(depth=3)
+    chain = {f"factor_{i}": gaussian(4, 4, seed=i) for i in (1, 2, 3)}
+    total = torch.zeros(16, 16, dtype=torch.float64)
+    one, two, three = chain.values()
+    eye = torch.eye(4, dtype=torch.float64)
+    for before, after in ((eye, two @ one), (three, one), (three @ two, eye)):
+        total += torch.kron(before @ before.mT, after.mT @ after)
+    values = np.linalg.eigvalsh(total.numpy())
+    measured = probes.dense_condition(deep, {name: factor[None, None] for name, factor in chain.items()})
+    assert measured.item() == pytest.approx(values[-1] / values[0], rel=1e-8)
+
+
+def test_the_full_weight_has_condition_one_and_large_networks_are_left_out():
+    update = {"update": gaussian(1, 1, 50, 40)}
+    assert probes.gauss_newton_condition(Full(), update, Full().weight(update), torch.float64).item() == 1.0
+    method = OPLoRA(2)
+    params = {name: tensor[None, None] for name, tensor in method.init((50, 40), dtype=torch.float64).items()}
+    assert probes.gauss_newton_condition(method, params, method.weight(params), torch.float64) is None
+
+
+def test_angles_are_those_between_known_planes():
+    target = torch.diag(torch.tensor([3.0, 2.0, 0.0, 0.0], dtype=torch.float64))
+    for angle in (0.0, 1e-7, 0.3, 1.2, math.pi / 2):
+        turned = torch.eye(4, dtype=torch.float64)
+        turned[1, 1] = turned[2, 2] = math.cos(angle)
+        turned[2, 1], turned[1, 2] = math.sin(angle), -math.sin(angle)
+        problem = MatrixFactorization(shape=(4, 4), kind="low_rank", rank=2).draw(0, dtype=torch.float64)
+        problem.target = target
+        left, right = probes.angles_to_truth(problem, FactoredMatrix((turned[:, :2] * torch.tensor([3.0, 2.0]), torch.eye(4)[:2].double())))
+        assert left.item() == pytest.approx(angle, abs=1e-9 if angle < 1 else 1e-6)
+        assert right.item() == pytest.approx(0, abs=1e-9)
+
+
+def test_the_step_length_is_how_far_the_weight_moved():
+    run = bench.run(MatrixFactorization(shape=(9, 7)), Full(), SGD(), lr=0.25, steps=20, dtype="float64")
+    curves = run.curves.set_index("step")
+    # full gradient descent: W_t - M shrinks by 1 - lr a step, so the step to t has length lr ‖W_(t-1) - M‖
+    distance = np.sqrt(2 * curves.loss[0])
+    for step in (1, 2, 3, 20):
+        assert curves.step_length[step] == pytest.approx(0.25 * distance * 0.75 ** (step - 1), rel=1e-9)
+    assert math.isnan(curves.step_length[0])
+    assert curves.gradient_norm[0] == pytest.approx(distance)
+
+
+@pytest.mark.parametrize("level", probes.LEVELS)
+def test_each_level_measures_what_it_says(level):
+    run = bench.run(MatrixCompletion(shape=(12, 10), rank=2, observed=0.5), LoRA(2), SGD(), lr=0.1, steps=100, probes=level)
+    always = {"loss", "relative_error", "validation_rmse", "test_rmse"}
+    basic = {"gradient_norm", "step_length", "condition_product", "condition_factors", "rank", "effective_rank", "stable_rank"}
+    everything = {"condition_gauss_newton", "angle_left", "angle_right"}
+    expected = always | (basic if level != "none" else set()) | (everything if level == "all" else set())
+    measured = {name for name in always | basic | everything if name in run.curves}
+    assert measured == expected
+    if level == "all":
+        assert run.curves.condition_gauss_newton.notna().sum() <= probes.COARSE_STEPS
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 500, 12345])
+def test_the_grid_of_probed_steps_is_geometric_and_holds_both_ends(steps):
+    grid = probes.geometric_grid(steps)
+    assert grid[0] == 0
+    assert grid[-1] == steps
+    assert len(grid) <= probes.PROBED_STEPS + 1
+    assert probes.coarse_grid(steps) <= set(grid)
+    assert {0, steps} <= probes.coarse_grid(steps)
+    ratios = np.array(grid[2:]) / np.array(grid[1:-1])
+    assert (ratios <= 2).all()
