@@ -9,7 +9,7 @@ BENCH = $(RUN) -m bench
 LAUNCHER ?= hydra/launcher=joblib
 ARGS ?=
 
-.PHONY: help bench test test-full sweep plots table check format wheel clean
+.PHONY: help bench test test-full sweep plots table check format catalogue wheel clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -44,6 +44,9 @@ check: $(VENV)/.dev ## format, lint and type checks
 format: $(VENV)/.dev ## put the code into format
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+catalogue: $(VENV)/.bench ## write docs/catalogue.md again
+	$(BENCH) list --markdown > docs/catalogue.md
 
 wheel: $(VENV)/.dev ## build dist/*.whl
 	$(VENV)/bin/python -m build --wheel

@@ -1,6 +1,8 @@
 """From Hydra's configuration to a cell: the dataclasses are the configuration groups."""
 
+import hashlib
 import inspect
+import json
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,24 @@ def cell(config: DictConfig) -> Cell:
         probes=str(config.probes),
         timeout=config.timeout,
     )
+
+
+def rebuilt(description: dict[str, Any]) -> Cell:
+    """The cell that `Cell.describe` described."""
+    settings: dict[str, Any] = {**description, **{name: tuple(seeds) for name, seeds in description["seeds"].items()}}
+    del settings["seeds"]
+    for axis in AXES:
+        options = {name: value for name, value in description[axis].items() if name not in ("name", "_target_")}
+        settings[axis] = get_object(description[axis]["_target_"])(**options)
+    return Cell(**{**settings, "lr": LearningRates(**description["lr"])})
+
+
+def signature(arguments: list[str]) -> str:
+    """A hash of what decides which cells a sweep is made of: the overrides, the configuration files, every default."""
+    decisive = sorted(argument for argument in arguments if not argument.startswith("hydra/launcher="))
+    files = [path.read_text() for path in sorted((Path(__file__).parent / "conf").rglob("*.yaml"))]
+    nodes = [node(axis, cls) for axis in AXES for cls in entries(axis).values()]
+    return hashlib.sha256(json.dumps([decisive, files, nodes], default=str).encode()).hexdigest()
 
 
 def group(config: DictConfig, name: str, keys: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -12,6 +13,7 @@ from bench.catalogue import check_pair
 from bench.progress import Board, Post
 from bench.store import BusyError, Store
 from linalg import InputError
+from linalg.checks import check_choice
 
 WAIT = "LOWRANK_BENCH_WAIT"  # environment variable: wait for cells that another process is running
 
@@ -32,6 +34,7 @@ def job(config: DictConfig) -> float | None:
     try:
         cell = configuration.cell(config)
         key = cell.key
+        check_figures(config.figures)
         try:
             check_pair(cell.optimizer, cell.parameterization)
         except InputError as error:
@@ -65,6 +68,15 @@ def job(config: DictConfig) -> float | None:
     except OSError as error:
         post("failed", f"{key}: {describe(error)}")
         raise
+
+
+def check_figures(figures: Sequence[str]) -> None:
+    """Raise `InputError` for a figure that nobody could draw once the sweep is done."""
+    if figures:
+        from bench.plots import FIGURES
+
+        for figure in figures:
+            check_choice("figures", figure, FIGURES)
 
 
 def describe(error: OSError) -> str:

@@ -26,9 +26,7 @@ def coarse_grid(steps: int) -> set[int]:
     return {grid[round(i)] for i in np.linspace(0, len(grid) - 1, min(COARSE_STEPS, len(grid)))}
 
 
-def basic(
-    weight: FactoredMatrix, before: FactoredMatrix | None, grads: Params, dtype: torch.dtype
-) -> dict[str, Tensor]:
+def basic(weight: FactoredMatrix, before: FactoredMatrix | None, grads: Params, dtype: torch.dtype) -> dict[str, Tensor]:
     """Step length, gradient norm, conditions of the product and the factors, and ranks of the weight: (lanes) each.
 
     Args:

@@ -101,19 +101,28 @@ class Store:
         assert isinstance(loaded, dict)
         return {str(name): value for name, value in loaded.items()}
 
-    def write_sweep(self, name: str, keys: list[str]) -> None:
-        """Remember which cells a sweep was made of, so that plots and tables can be made again."""
+    def write_sweep(self, name: str, keys: list[str], figures: list[str], signature: str) -> None:
+        """Remember which cells a sweep was made of, so that tables and figures can be made again.
+
+        Args:
+            signature: of everything that decided which cells these are.
+        """
         path = self.root / "sweeps" / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, json.dumps(sorted(keys), indent=1))
+        write(path, json.dumps({"signature": signature, "figures": figures, "keys": sorted(keys)}, indent=1))
+
+    def sweeps(self) -> dict[str, dict[str, Any]]:
+        """What `write_sweep` kept, by name, the latest last."""
+        paths = sorted((self.root / "sweeps").glob("*.json"), key=lambda path: path.stat().st_mtime)
+        return {path.stem: json.loads(path.read_text()) for path in paths}
 
     def sweep(self, name: str | None = None) -> tuple[str, list[str]]:
         """The name and the finished cells of a sweep, of the latest one if none is named; of everything where none was kept."""
-        stored = sorted((self.root / "sweeps").glob("*.json"), key=lambda path: path.stat().st_mtime)
-        chosen = [path for path in stored if name is None or path.stem == name]
-        if not chosen:
-            return name or "everything", [] if name else self.keys()
-        return chosen[-1].stem, [key for key in json.loads(chosen[-1].read_text()) if self.done(key)]
+        stored = self.sweeps()
+        if name is None and not stored:
+            return "everything", self.keys()
+        name = name or list(stored)[-1]
+        return name, [key for key in stored.get(name, {}).get("keys", []) if self.done(key)]
 
 
 @contextlib.contextmanager

@@ -1,11 +1,15 @@
 """Tables that a sweep ends with."""
 
+from dataclasses import MISSING, Field, fields
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bench import catalogue
 from bench.stats import median_interval
 from bench.store import Store
 
@@ -79,3 +83,28 @@ def print_winners(store: Store, keys: list[str], console: Console | None = None)
         "window: learning rates whose score is within 10x of the best    steps to 1 %: until 1 % of the excess loss is left",
         style="dim",
     )
+
+
+def catalogue_page() -> str:
+    """docs/catalogue.md: every entry of the three axes with its options and source."""
+    lines = [
+        "# The catalogue",
+        "",
+        "Written by `python -m bench list --markdown`; every line comes from a file's own docstring.",
+        "",
+    ]
+    for axis in catalogue.AXES:
+        lines += [f"## {axis}", "", "| name | what it is | options and their defaults | source |", "|---|---|---|---|"]
+        for name, cls in catalogue.entries(axis).items():
+            options = ", ".join(f"`{field.name}={default_of(field)!r}`" for field in fields(cls))
+            lines.append(f"| `{name}` | {catalogue.summary(cls)} | {options} | {cls.reference} |".replace("|W", "\\|W"))
+        lines.append("")
+    lines += ["## Pairs that do not go together", ""]
+    lines += [
+        f"* `optimizer={optimizer}` with `parameterization={name}`: {reason}." for optimizer, name, reason in catalogue.refusals()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def default_of(field: Field[Any]) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default

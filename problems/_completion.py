@@ -1,5 +1,6 @@
 """Squared losses over some entries of a matrix, with others held out."""
 
+import warnings
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,6 +10,9 @@ from torch import Tensor
 from linalg import FactoredMatrix
 from problems._problem import Instance
 
+warnings.filterwarnings(
+    "ignore", message="Sparse CSR tensor support is in beta"
+)  # said once a process; what is used here is tested
 DENSE_ABOVE = 0.05  # observed fraction from which a dense mask beats gathered entries
 
 

@@ -74,8 +74,8 @@ def fit_view(
     It holds the medians, with two exceptions. Where training has a start, the range reaches above that by a third of the
     decades that the lowest median lies below it, and at most tenfold. And lines far beyond the others leave the panel: below,
     where the lowest point lies further than a factor `room[0]` under that of the middle line, and than that line lies under
-    the top; above, the same with `room[1]`. The bands of lines that stay, and the values `also`, widen the range by at most
-    half of it either way. What is not finite does not count.
+    the top; above, the same with `room[1]`. The bands of lines that stay widen the range by at most half of it either way, as
+    do the values `also` that are no further off. What is not finite does not count.
 
     Args:
         lines: lower edge, median and upper edge of each line's band.
@@ -85,7 +85,7 @@ def fit_view(
     if not lines:
         return 0.1, 1.0
     lowest, highest = (np.array([pick(finite(median)) for _, median, _ in lines]) for pick in (np.min, np.max))
-    cap = start * (np.clip((start / lowest.min()) ** (1 / 3), 1.05, 10) if lowest.min() < start else 10)
+    cap = start * (np.clip((start / lowest.min()) ** (1 / 3), 1.1, 10) if lowest.min() < start else 10)
     top = min(highest.max(), cap)
     middle = min(np.quantile(lowest, 0.5, method="lower"), top)
     low = lowest >= min(middle * middle / top, middle / room[0])
@@ -94,7 +94,8 @@ def fit_view(
     high = highest <= max(middle * middle / bottom, middle * room[1])
     top = max(bottom, min(highest[high].max(), cap))
     slack = max(top / bottom, 1.02) ** 0.5
-    lower = [finite(np.array(also)), *(finite(line[0]) for line, stays in zip(lines, low, strict=True) if stays)]
+    near = np.array([value for value in also if bottom / slack <= value])
+    lower = [near, *(finite(line[0]) for line, stays in zip(lines, low, strict=True) if stays)]
     upper = [finite(line[2]) for line, stays in zip(lines, high, strict=True) if stays]
     least = max(np.concatenate(lower).min(initial=bottom), bottom / slack, SMALLEST)
     most = min(np.concatenate(upper).max(initial=top), top * slack, max(cap, top))

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from bench.plots.axes import tick_steps
 from bench.plots.curves import Curve, connect, draw_curve, mark_exits, view_of
-from bench.plots.layout import finish, frame, name_panel, say, seeds
+from bench.plots.layout import finish, frame, name_panel, read_as, say
 from bench.plots.style import REFERENCE
 from bench.plots.sweep import Line, Panel
 
@@ -39,7 +39,7 @@ def figure_of(quantity: str, optimizer: str, panels: Sequence[Panel]) -> Figure 
     infinite = [draw_panel(axes, quantity, panel, each) for axes, panel, each in zip(grid, panels, curves, strict=True)]
     labels = dict.fromkeys(line.label for panel in panels for line in panel.lines)
     absent = [label for label in labels if label not in {line.label for line in shown}]
-    reading = f"Median and interquartile band of {seeds(panels, 'report')} at the learning rate that tuning chose."
+    reading = read_as("interquartile band", panels, "report", "at the learning rate that tuning chose")
     reading += f" Not measured: {', '.join(absent)}." if absent else ""
     others = [Line2D([], [], ls="none", marker="_", ms=7, mew=2, color=REFERENCE, label="infinite")] if any(infinite) else []
     finish(figure, f"{QUANTITIES[quantity][2]} with {optimizer}: low and level is benign", reading, shown, others)
@@ -61,7 +61,7 @@ def draw_panel(axes: Axes, quantity: str, panel: Panel, curves: Sequence[Curve])
         return False
     axes.set_ylabel(label)
     singular = [curve for curve in drawn if np.isinf(curve.middle).any()]
-    view = view_of(drawn, room=(np.inf, 1e8), rows=len(singular))
+    view = view_of(drawn, room=(np.inf, 1e12), rows=len(singular))
     view.apply(axes, "infinite")
     tick_steps(axes, max(curve.x[-1] for curve in drawn))
     for curve in drawn:

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from bench.plots.axes import View, tick_steps
 from bench.plots.curves import Curve, connect, draw_curve, mark_exits, note_row, reach, view_of
-from bench.plots.layout import finish, frame, name_panel, say, seeds
+from bench.plots.layout import finish, frame, name_panel, read_as, say
 from bench.plots.style import REFERENCE
 from bench.plots.sweep import Line, Panel, StoredCell
 
@@ -21,10 +21,7 @@ def figures(optimizer: str, panels: Sequence[Panel]) -> dict[str, Figure]:
     others: dict[str, Line2D] = {}
     for axes, panel in zip(grid, panels, strict=True):
         others |= draw_panel(axes, panel)
-    reading = (
-        f"Median and interquartile band of {seeds(panels, 'report')} at the learning rate that tuning chose. "
-        "Triangles: beyond the panel."
-    )
+    reading = read_as("interquartile band", panels, "report", "at the learning rate that tuning chose")
     title = f"Convergence with {optimizer}: lower and sooner is better"
     finish(figure, title, reading, [line for panel in panels for line in panel.lines], list(others.values()))
     return {"convergence": figure}

@@ -92,6 +92,7 @@ def mark_exits(axes: Axes, view: View, curves: Sequence[Curve], told: str = "v")
                     ha="right" if right else "left",
                     va="bottom" if side == "v" else "top",
                     size=NOTE,
+                    bbox={"color": "white", "alpha": 0.7, "pad": 0.5, "lw": 0},
                     **options,
                 )
                 marked += 1

@@ -55,7 +55,7 @@ def name_panel(axes: Axes, problem: str, measure: str) -> None:
         color=REFERENCE,
     )
     pad = 6 + 1.2 * NOTE * (said.get_text().count("\n") + 1)
-    axes.set_title(wrapped(problem, inches, PANEL * 1.1), loc="left", weight="bold", pad=pad)
+    axes.set_title(wrapped(problem, inches, PANEL, bold=True), loc="left", weight="bold", pad=pad)
 
 
 def seeds(panels: Sequence[Panel], role: str) -> str:
@@ -63,6 +63,11 @@ def seeds(panels: Sequence[Panel], role: str) -> str:
     counts = sorted({len(line.cell.config["seeds"][role]) for panel in panels for line in panel.lines})
     number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return f"{number} {'reporting' if role == 'report' else 'tuning'} seed{'s' * (counts[-1] > 1)}"
+
+
+def read_as(band: str, panels: Sequence[Panel], role: str, rest: str) -> str:
+    """How to read a figure's lines."""
+    return f"Median and {band} of {seeds(panels, role)} {rest}. Triangles: beyond the panel."
 
 
 def say(axes: Axes, text: str) -> None:
@@ -82,14 +87,14 @@ def finish(figure: Figure, title: str, reading: str, lines: Sequence[Line], othe
     handles = [*methods(lines), *others]
     legend = fitted_legend(figure, handles, width) if handles else None
     below = legend.get_window_extent().height / figure.dpi + 0.12 if legend else 0.0
-    title, reading = wrapped(title, width, TITLE), wrapped(reading, width, TEXT)
+    title, reading = wrapped(title, width, TITLE, bold=True), wrapped(reading, width, TEXT)
     heads = [1.25 * POINT * size * (text.count("\n") + 1) for text, size in ((title, TITLE), (reading, TEXT))]
     above = sum(heads) + 0.25
     total = height + above + below
     figure.set_size_inches(width, total)
     figure.text(0.12 / width, 1 - 0.08 / total, title, size=TITLE, weight="bold", va="top", linespacing=1.2)
     figure.text(0.12 / width, 1 - (0.12 + heads[0]) / total, reading, size=TEXT, color=REFERENCE, va="top", linespacing=1.2)
-    figure.set_layout_engine("constrained", rect=(0, below / total, 1, height / total), hspace=0.04, wspace=0.03)
+    figure.set_layout_engine("constrained", rect=(0, below / total, 1, height / total), w_pad=0.07, hspace=0.04, wspace=0.03)
 
 
 def methods(lines: Sequence[Line]) -> list[Artist]:
@@ -111,6 +116,6 @@ def fitted_legend(figure: Figure, handles: Sequence[Artist], width: float) -> Le
     return legend
 
 
-def wrapped(text: str, inches: float, size: float) -> str:
+def wrapped(text: str, inches: float, size: float, *, bold: bool = False) -> str:
     """Text broken into lines that fit a width."""
-    return textwrap.fill(text, max(12, int(inches / (GLYPH * size * POINT))))
+    return textwrap.fill(text, max(12, int(inches / (GLYPH * (1.18 if bold else 1) * size * POINT))))

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 
 from bench.plots.axes import View, tick_log
 from bench.plots.curves import Curve, connect, draw_curve, mark_exits, view_of
-from bench.plots.layout import finish, frame, name_panel, say, seeds
+from bench.plots.layout import finish, frame, name_panel, read_as, say
 from bench.plots.style import REFERENCE
 from bench.plots.sweep import Panel, StoredCell
 
@@ -25,7 +25,7 @@ def figures(optimizer: str, panels: Sequence[Panel]) -> dict[str, Figure]:
     others: list[Line2D | Patch] = [Line2D([], [], marker="o", color="white", label="chosen rate", **CHOSEN)]
     if any(strips):
         others.append(Patch(color=REFERENCE, label="share of seeds that diverge"))
-    reading = f"Median and full range of {seeds(panels, 'tune')} after training at each rate. Triangles: beyond the panel."
+    reading = read_as("full range", panels, "tune", "after training at each rate")
     title = f"Sensitivity of {optimizer} to the learning rate: a wide, deep valley is better"
     finish(figure, title, reading, [line for panel in panels for line in panel.lines], others)
     return {"sensitivity": figure}

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.plots.axes import SMALLEST, set_ticks
-from bench.plots.curves import Curve, draw_curve, view_of
-from bench.plots.layout import finish, frame, name_panel, say, seeds
+from bench.plots.curves import Curve, draw_curve, mark_exits, view_of
+from bench.plots.layout import finish, frame, name_panel, read_as, say
 from bench.plots.style import TRUTH
 from bench.plots.sweep import Line, Panel, StoredCell
 
@@ -26,7 +26,7 @@ def figures(optimizer: str, panels: Sequence[Panel]) -> dict[str, Figure]:
         return {}
     figure, grid = frame(panels)
     targets = [draw_panel(axes, panel, each) for axes, panel, each in zip(grid, panels, curves, strict=True)]
-    reading = f"Median and interquartile band of {seeds(panels, 'report')} at the end of training at the chosen learning rate."
+    reading = read_as("interquartile band", panels, "report", "after training at the learning rate that tuning chose")
     title = f"Spectrum of the update learned with {optimizer}: on the target's line is exact"
     finish(figure, title, reading, shown, [Line2D([], [], **TARGET)] if any(targets) else [])
     return {"spectra": figure}
@@ -70,6 +70,7 @@ def draw_panel(axes: Axes, panel: Panel, curves: Sequence[Curve]) -> bool:
     set_ticks(axes.xaxis, [(float(i), str(i)) for i in indices(int(last))], [])
     for curve in shown[: len(drawn)]:
         draw_curve(axes, view, curve)
+    mark_exits(axes, view, shown[: len(drawn)], told="")
     if target:
         axes.plot(shown[-1].x, np.maximum(shown[-1].middle, SMALLEST), **TARGET)
     return target is not None

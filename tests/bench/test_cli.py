@@ -1,6 +1,7 @@
 """The command line as a user meets it."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,12 +101,29 @@ def test_commas_sweep_and_a_second_call_finds_everything_done(tmp_path, capsys, 
     assert "matrix_factorization" in output
     keys = Store(tmp_path / "results").keys()
     assert len(keys) == 4
+    code, again, errors = run(capsys, *sweep)
+    assert code == 0
+    assert "all 4 cells are there already" in errors
+    assert again == output
     code, _, errors = run(capsys, *reversed(sweep))  # another order of the same overrides
+    assert code == 0
+    assert "all 4 cells are there already" in errors
+    code, _, errors = run(capsys, *sweep, "probes=basic")  # the default, said aloud
     assert code == 0
     assert "4 kept" in errors
     assert Store(tmp_path / "results").keys() == keys
     code, _, errors = run(capsys, *sweep, "force=true")
     assert "4 done" in errors
+
+
+def test_a_finished_sweep_runs_again_where_its_data_changed(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sweep = [*QUICK, "problem=matrix_file", "problem.path=m.npy", "~shape"]
+    for scale, words in ((1, "1 done"), (1, "there already"), (2, "1 done")):
+        np.save("m.npy", np.diag([scale, 1.0, 1.0]))
+        code, _, errors = run(capsys, *sweep)
+        assert code == 0
+        assert words in errors
 
 
 def test_one_bad_cell_does_not_stop_the_others(tmp_path, capsys, monkeypatch):
@@ -171,6 +189,12 @@ def test_list_shows_every_entry_on_a_line(capsys):
     assert any("torch x flora" in line for line in lines)
 
 
+def test_the_catalogue_page_is_up_to_date(capsys):
+    code, output, _ = run(capsys, "list", "--markdown")
+    assert code == 0
+    assert (Path(__file__).parent.parent.parent / "docs" / "catalogue.md").read_text() == output, "make catalogue writes it"
+
+
 def test_help_names_the_commands(capsys):
     code, output, _ = run(capsys, "--help")
     assert code == 0
@@ -180,7 +204,16 @@ def test_help_names_the_commands(capsys):
 @pytest.mark.parametrize("name", experiments())
 def test_every_shipped_experiment_runs_for_a_few_steps(name, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    small = ["steps=3", "lr.count=1", "lr.values=null", "lr.extend=0", "seeds.tune=[0]", "seeds.report=[9]", "figures=[]", "probes=none"]
+    small = [
+        "steps=3",
+        "lr.count=1",
+        "lr.values=null",
+        "lr.extend=0",
+        "seeds.tune=[0]",
+        "seeds.report=[9]",
+        "figures=[]",
+        "probes=none",
+    ]
     axes = {"problem": "hilbert", "parameterization": "lora", "optimizer": "sgd"} if name == "default" else {}
     code, _, errors = run(capsys, f"experiment={name}", *small, *(f"{axis}={value}" for axis, value in axes.items()))
     assert code == 0, errors
@@ -222,7 +255,7 @@ def test_jobs_are_counted_as_hydra_sweeps_them():
 def test_posts_of_a_process_are_read_back_whole(tmp_path):
     board = Board(tmp_path)
     board.post(Post("a", "running", share=0.5))
-    board.post(Post("b", "failed", "why, \"quoted\"\nand on"))
+    board.post(Post("b", "failed", 'why, "quoted"\nand on'))
     board.post(Post("a", "done"))
     (tmp_path / "9999999.jsonl").write_text('{"key": "c", "sta')  # a line that is still being written
-    assert board.latest() == {"a": Post("a", "done"), "b": Post("b", "failed", "why, \"quoted\"\nand on")}
+    assert board.latest() == {"a": Post("a", "done"), "b": Post("b", "failed", 'why, "quoted"\nand on')}

@@ -74,7 +74,9 @@ def test_lora_in_a_block_equals_a_plain_torch_loop(name, optimizer):
             np.testing.assert_allclose(curve.loss, expected, rtol=0, atol=tolerance * expected[0])
 
 
-@pytest.mark.parametrize("method", [Full(), LoRA(3), OPLoRA(3, hidden=4, embedding=5), Deep(), DeepLoRA(4), Flora(3, interval=7)], ids=repr)
+@pytest.mark.parametrize(
+    "method", [Full(), LoRA(3), OPLoRA(3, hidden=4, embedding=5), Deep(), DeepLoRA(4), Flora(3, interval=7)], ids=repr
+)
 @pytest.mark.parametrize("optimizer", [SGD(), Adam(), Torch("torch.optim.NAdam")], ids=["sgd", "adam", "torch"])
 def test_a_lane_in_a_block_equals_the_same_lane_alone(method, optimizer):
     if optimizer.supports(method):
@@ -140,7 +142,10 @@ def test_a_run_stops_at_its_timeout_and_says_so():
 
 
 def test_lanes_of_a_float32_run_follow_the_float64_run():
-    curves = [bench.run(Hilbert(shape=(12, 12)), LoRA(3), SGD(), lr=0.3, steps=50, dtype=dtype).curves.loss for dtype in ("float32", "float64")]
+    curves = [
+        bench.run(Hilbert(shape=(12, 12)), LoRA(3), SGD(), lr=0.3, steps=50, dtype=dtype).curves.loss
+        for dtype in ("float32", "float64")
+    ]
     np.testing.assert_allclose(curves[0], curves[1], rtol=1e-4)
     assert not np.array_equal(curves[0], curves[1])
 
@@ -204,7 +209,9 @@ def test_the_rank_may_not_exceed_the_matrix():
 
 
 def test_the_base_of_fine_tuning_is_in_the_weight_but_not_in_the_update():
-    run = bench.run(LinearRegression(shape=(7, 9), rank=2), Flora(2, interval=5), Adam(), lr=0.05, steps=40, dtype="float64", probes="all")
+    run = bench.run(
+        LinearRegression(shape=(7, 9), rank=2), Flora(2, interval=5), Adam(), lr=0.05, steps=40, dtype="float64", probes="all"
+    )
     problem = LinearRegression(shape=(7, 9), rank=2).draw(0)
     start = run.curves.iloc[0]
     assert start.relative_error == pytest.approx(1.0)
@@ -215,7 +222,13 @@ def test_the_base_of_fine_tuning_is_in_the_weight_but_not_in_the_update():
 
 def test_flora_in_a_run_reaches_rank_after_rank():
     run = bench.run(
-        MatrixFactorization(shape=(12, 9), kind="gaussian"), Flora(2, interval=20), SGD(), lr=0.05, steps=80, dtype="float64", probes="all"
+        MatrixFactorization(shape=(12, 9), kind="gaussian"),
+        Flora(2, interval=20),
+        SGD(),
+        lr=0.05,
+        steps=80,
+        dtype="float64",
+        probes="all",
     )
     by_step = run.curves.set_index("step")["rank"]
     assert by_step[80] == 8

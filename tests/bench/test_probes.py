@@ -73,7 +73,10 @@ def test_the_gauss_newton_condition_is_taken_on_the_range(zero):
     else:
         left[:, 2] = left[:, 1]
     measured = probes.gauss_newton_condition(
-        LoRA(3), params := {"left": left[None, None], "right": right[None, None]}, FactoredMatrix(tuple(params.values())), torch.float64
+        LoRA(3),
+        params := {"left": left[None, None], "right": right[None, None]},
+        FactoredMatrix(tuple(params.values())),
+        torch.float64,
     )
     assert measured.item() == pytest.approx(kron_condition(left, right, True, True), rel=1e-6)
 
@@ -120,7 +123,9 @@ def test_angles_are_those_between_known_planes():
         turned[2, 1], turned[1, 2] = math.sin(angle), -math.sin(angle)
         problem = MatrixFactorization(shape=(4, 4), kind="low_rank", rank=2).draw(0, dtype=torch.float64)
         problem.target = target
-        left, right = probes.angles_to_truth(problem, FactoredMatrix((turned[:, :2] * torch.tensor([3.0, 2.0]), torch.eye(4)[:2].double())))
+        left, right = probes.angles_to_truth(
+            problem, FactoredMatrix((turned[:, :2] * torch.tensor([3.0, 2.0]), torch.eye(4)[:2].double()))
+        )
         assert left.item() == pytest.approx(angle, abs=1e-9 if angle < 1 else 1e-6)
         assert right.item() == pytest.approx(0, abs=1e-9)
 

@@ -20,10 +20,7 @@ from parameterizations import LoRA
 from problems import MatrixFactorization
 
 ROOT = Path(__file__).parent.parent.parent
-SWEEP = (
-    "problem=matrix_factorization parameterization=lora,full optimizer=sgd,adam shape=[8,6] rank=2 steps=1500 "
-    "seeds.tune=2 seeds.report=2 lr.count=4 lr.extend=1 dtype=float64"
-).split()
+SWEEP = ["problem=matrix_factorization", "parameterization=lora,full", "optimizer=sgd,adam", "shape=[8,6]", "rank=2", "steps=1500", "seeds.tune=2", "seeds.report=2", "lr.count=4", "lr.extend=1", "dtype=float64"]
 
 
 def start(results, *more, **options):
@@ -109,7 +106,9 @@ def test_a_disk_that_fills_up_gives_one_line_and_the_rest_is_kept(uninterrupted,
 
 
 def small_cell():
-    return Cell(MatrixFactorization(shape=(6, 5)), LoRA(2), SGD(), lr=LearningRates(0.1, 0.2, 2, extend=0), tune=(0,), report=(1,), steps=3)
+    return Cell(
+        MatrixFactorization(shape=(6, 5)), LoRA(2), SGD(), lr=LearningRates(0.1, 0.2, 2, extend=0), tune=(0,), report=(1,), steps=3
+    )
 
 
 def save(store, cell, key=None):
