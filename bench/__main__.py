@@ -3,7 +3,7 @@
 import os
 import sys
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: cells spread over cores, threads do not
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # worker processes inherit it: cells spread over cores, threads do not
 
 from bench.cli import main
 

@@ -230,7 +230,7 @@ def stack_rows(rows: list[dict[str, Tensor]], count: int, alive: Tensor) -> dict
 
 
 def cut_blocks(seeds: int, rates: int, bytes_a_lane: int, budget: int = BLOCK_BYTES) -> Iterator[tuple[slice, slice]]:
-    """Slices of seeds and rates whose lanes fit the budget together, at least one lane each; rates of a seed stay together first."""
+    """Slices of seeds and rates whose lanes fit the budget together, at least one lane; rates of a seed stay together first."""
     fit = max(1, budget // max(1, bytes_a_lane))
     by_rate = -(-rates // min(rates, fit))
     rates_a_block = -(-rates // by_rate)

@@ -54,7 +54,7 @@ def basic(weight: FactoredMatrix, before: FactoredMatrix | None, grads: Params, 
 def expensive(
     instance: Instance, parameterization: Parameterization, params: Params, weight: FactoredMatrix, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """The Gauss-Newton map's condition, and the angles to the truth's leading subspaces: (lanes) each; absent where not to be had."""
+    """The Gauss-Newton map's condition, and the angles to the truth's leading subspaces: (lanes) each, where they are to be had."""
     probes = {}
     gauss_newton = gauss_newton_condition(parameterization, params, weight, dtype)
     if gauss_newton is not None:
@@ -89,7 +89,7 @@ def largest_angle(first: Tensor, second: Tensor) -> Tensor:
 def gauss_newton_condition(
     parameterization: Parameterization, params: Params, weight: FactoredMatrix, dtype: torch.dtype
 ) -> Tensor | None:
-    """(lanes) σ1/σmin of J Jᵀ on its range, J the derivative of vec W by the trainable tensors; None where it is too large to build.
+    """(lanes) σ1/σmin of J Jᵀ on its range, J the derivative of W by the trainable tensors; None where it is too large.
 
     Where the chain's factors are the parameters themselves there is a formula: for one factor J is the identity; for two,
     the eigenvalues of dL, dR -> dL R + L dR are σi(L)² + σj(R)² with both spectra padded by zeros to m and n.

@@ -43,6 +43,8 @@ class Board:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._read: dict[Path, int] = {}
+        self._latest: dict[str, Post] = {}
 
     @classmethod
     def create(cls) -> "Board":
@@ -59,19 +61,21 @@ class Board:
         with open(self.folder / f"{os.getpid()}.jsonl", "a") as handle:
             handle.write(json.dumps(post.__dict__) + "\n")
 
-    def posts(self) -> list[Post]:
-        """Everything posted so far, process by process."""
-        lines = [line for path in sorted(self.folder.glob("*.jsonl")) for line in path.read_text().splitlines(keepends=True)]
-        return [Post(**json.loads(line)) for line in lines if line.endswith("\n")]
-
     def sweep(self) -> dict[str, Any] | None:
         """What the sweep as a whole was asked for: name, results, figures, and how many jobs it is; None if it never began."""
         path = self.folder / "sweep.json"
         return dict(json.loads(path.read_text())) if path.is_file() else None
 
     def latest(self) -> dict[str, Post]:
-        """The last state of every cell."""
-        return {post.key: post for post in self.posts()}
+        """The last state of every cell; reads what is new since the last call."""
+        for path in sorted(self.folder.glob("*.jsonl")):
+            with open(path) as handle:
+                handle.seek(self._read.get(path, 0))
+                while (line := handle.readline()).endswith("\n"):
+                    post = Post(**json.loads(line))
+                    self._latest[post.key] = post
+                    self._read[path] = handle.tell()
+        return dict(self._latest)
 
 
 class SweepProgress(Callback):

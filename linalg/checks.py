@@ -16,7 +16,7 @@ def check(ok: bool, key: str, value: Any, allowed: str) -> None:
 
 
 def check_choice(key: str, value: Any, choices: Collection[Any]) -> None:
-    check(value in choices, key, value, "one of " + ", ".join(map(str, choices)))
+    check(any(value == choice for choice in choices), key, value, "one of " + ", ".join(map(str, choices)))
 
 
 def check_integer(key: str, value: Any, least: int = 1) -> None:
@@ -34,7 +34,7 @@ def check_number(key: str, value: Any, above: float | None = None, least: float 
 
 
 def check_shape(key: str, value: Any) -> None:
-    ok = isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, Integral) and v >= 1 for v in value)
+    ok = isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, Integral) and int(v) >= 1 for v in value)
     check(ok, key, value, "two positive integers, rows then columns")
 
 

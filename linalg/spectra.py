@@ -8,7 +8,9 @@ def svdvals(matrix: Tensor) -> Tensor:
     """Singular values of (..., m, n) in float64; NaN for a matrix that is not finite (batched LAPACK would raise for all)."""
     matrix = matrix.detach().double()
     finite = matrix.isfinite().all(-1).all(-1)
-    values = torch.linalg.svdvals(torch.where(finite[..., None, None], matrix, torch.zeros((), dtype=matrix.dtype, device=matrix.device)))
+    values = torch.linalg.svdvals(
+        torch.where(finite[..., None, None], matrix, torch.zeros((), dtype=matrix.dtype, device=matrix.device))
+    )
     return values.masked_fill(~finite[..., None], torch.nan)
 
 
@@ -30,6 +32,6 @@ def stable_rank(values: Tensor) -> Tensor:
 
 
 def numerical_rank(values: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """How many values exceed max(m, n) · eps · σ1, the threshold of `torch.linalg.matrix_rank`; eps is that of the dtype trained in."""
+    """How many values exceed max(m, n) · eps · σ1, as in `torch.linalg.matrix_rank`; eps is that of the dtype trained in."""
     threshold = max(shape) * torch.finfo(dtype).eps * values[..., :1]
     return torch.where(values.isnan().any(-1), torch.nan, (values > threshold).sum(-1).double())

@@ -49,7 +49,9 @@ class Optimizer:
 
     def init(self, params: Mapping[str, Tensor], rates: Mapping[str, float] | None = None) -> State:
         """Zero moments for every tensor in `params`; `rates` multiply the learning rate of the tensors they name."""
-        return State({name: {moment: torch.zeros_like(tensor) for moment in self.moments} for name, tensor in params.items()}, rates)
+        return State(
+            {name: {moment: torch.zeros_like(tensor) for moment in self.moments} for name, tensor in params.items()}, rates
+        )
 
     @torch.no_grad()
     def update(

@@ -1,5 +1,6 @@
 """Adam: the step is the mean gradient over the root of the mean squared gradient, entry by entry."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,10 +23,11 @@ class Adam(Optimizer):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
+        check(isinstance(self.betas, Collection) and len(self.betas) == 2, "betas", self.betas, "two numbers")
         object.__setattr__(self, "betas", tuple(self.betas))
-        check(len(self.betas) == 2, "betas", self.betas, "two numbers")
         for beta in self.betas:
             check_number("betas", beta, least=0, most=1)
+            check(beta < 1, "betas", self.betas, "below 1: the bias correction divides by 1 - beta")
         check_number("eps", self.eps, least=0)
         check_number("weight_decay", self.weight_decay, least=0)
 

@@ -64,7 +64,7 @@ class Torch(Optimizer):
 
     def _build(self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], state: TorchState, lr: Tensor) -> None:
         """Wrap every lane's slice of every tensor as a parameter that shares its memory."""
-        cls = optimizer_class(self.target)
+        cls: Any = optimizer_class(self.target)  # what it takes beside parameters is its own affair
         groups = []
         for lane in lane_indices(lr.shape):
             tensors = {name: pytorch.nn.Parameter(params[name].detach()[lane]) for name in grads}
@@ -74,7 +74,7 @@ class Torch(Optimizer):
                 by_rate.setdefault(state.rates.get(name, 1.0), []).append(tensor)
             groups.append([{"params": tensors, "lr": float(lr[lane]) * rate} for rate, tensors in by_rate.items()])
         try:
-            state.optimizers = [cls([group for lane in groups for group in lane], **self.options)]
+            state.optimizers = [cls([group for lane in groups for group in lane], lr=groups[0][0]["lr"], **self.options)]
         except ValueError as error:
             if _NO_GROUPS not in str(error):
                 raise InputError(f"{self.target}: {error}") from error
@@ -86,14 +86,15 @@ class Torch(Optimizer):
 
     @pytorch.no_grad()
     def update(self, params, grads, state, lr, step=0):
-        lr = lr if isinstance(lr, Tensor) else pytorch.tensor(float(lr))
+        lr = lr if isinstance(lr, Tensor) else pytorch.tensor(float(lr), dtype=pytorch.float64)
         if not state.optimizers:
             self._build(params, grads, state, lr)
         lanes = lane_indices(lr.shape)
         for lane, tensors in zip(lanes, state.lanes, strict=True):
             for name, tensor in tensors.items():
                 tensor.grad = grads[name][lane]
-        rates = [float(lr[lane]) * rate for lane in lanes for rate in dict.fromkeys(state.rates.get(n, 1.0) for n in grads)]
+        by_rate = dict.fromkeys(state.rates.get(name, 1.0) for name in state.lanes[0])  # in the order that the groups were built in
+        rates = [float(lr[lane]) * rate for lane in lanes for rate in by_rate]
         groups = [group for optimizer in state.optimizers for group in optimizer.param_groups]
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
@@ -101,7 +102,13 @@ class Torch(Optimizer):
             state.optimizers[0].step()
             return
         for optimizer, lane, tensors in zip(state.optimizers, lanes, state.lanes, strict=True):
-            optimizer.step(self._closure(step, lane, tensors))
+            closure = self._closure(step, lane, tensors)
+            try:
+                optimizer.step(closure)
+            except TypeError as error:
+                if closure is not None:
+                    raise
+                raise InputError(f"{self.target}: searches along lines and needs a Step with a closure ({error})") from error
 
     def state_bytes(self, state):
         tensors = [value for optimizer in state.optimizers for moments in optimizer.state.values() for value in moments.values()]

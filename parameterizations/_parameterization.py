@@ -80,7 +80,7 @@ class Parameterization:
         Raises:
             InputError: where the hyperparameters do not fit the shape, or `gradient` is needed and absent.
         """
-        shape = tuple(int(side) for side in shape)  # type: ignore[assignment]  # a tuple of two stays one
+        shape = (shape[0], shape[1]) if len(shape) == 2 else shape
         check_shape("shape", shape)
         if "rank" in self.__dataclass_fields__:
             check_rank("rank", self.rank, shape)  # type: ignore[attr-defined]  # guarded by the line above

@@ -50,16 +50,14 @@ class DeepLoRA(Parameterization):
         start = deep.weight(deep.initial(shape, generator, base, None)).update()
         first = gradient(start if base is None else base.double().cpu() + start).double().cpu()
         q = start / self.scale**self.depth
+        cores = [torch.eye(self.rank, dtype=torch.float64)] * self.depth
         if shape[0] >= shape[1]:
-            left, last, right = _compress(first, q, self.rank // 2)
-            cores = [self.scale * torch.eye(self.rank, dtype=torch.float64) for _ in range(self.depth - 1)] + [self.scale * last]
-            right = right.mT
+            left, cores[-1], right = _compress(first, q, self.rank // 2)
         else:
             right, first_core, left = _compress(first.mT, q.mT, self.rank // 2)
-            cores = [self.scale * first_core.mT] + [self.scale * torch.eye(self.rank, dtype=torch.float64) for _ in range(self.depth - 1)]
-            right = right.mT
-        inner = {f"core_{layer}": core.contiguous() for layer, core in enumerate(cores, start=1)}
-        return {"left": left.contiguous(), "right": right.contiguous()} | inner
+            cores[0] = first_core.mT
+        inner = {f"core_{layer}": self.scale * core for layer, core in enumerate(cores, start=1)}
+        return {"left": left, "right": right.mT.contiguous()} | inner
 
     def factors(self, params):
         return params["left"], *(params[f"core_{layer}"] for layer in range(self.depth, 0, -1)), params["right"]
@@ -76,7 +74,7 @@ class DeepLoRA(Parameterization):
 def _compress(gradient: Tensor, q: Tensor, half: int) -> tuple[Tensor, Tensor, Tensor]:
     """The subspaces for a gradient (m, n) with m >= n and q (m, n) with orthonormal columns.
 
-    Returns left (m, p), core (p, 2 half) and right (n, 2 half) with orthonormal columns left and right, and left @ core = q @ right.
+    Returns left (m, p), core (p, 2 half) and right (n, 2 half): left and right with orthonormal columns, left @ core = q @ right.
     p is 2 half for a square gradient, min(3 half, m) for a tall one.
     """
     u, _, vt = torch.linalg.svd(gradient, full_matrices=False)

@@ -20,7 +20,8 @@ class Flora(Parameterization):
 
     Args:
         rank: r.
-        interval: κ, steps between resamples; 0 keeps the first projection for ever.
+        interval: κ, steps between resamples; 0 keeps the first projection for ever. The paper's 1000 is for long training.
+            With B fitted in each interval the residual energy falls by 1 - r/n an interval.
         alpha: None for r, so that the scale is 1.
         momentum: what becomes of the optimizer's moments of B. `carry`: the first moment M goes to M A_old A_newᵀ, the
             paper's transfer; a second moment goes to its mean over each row, because the entries of a row of G Aᵀ have
@@ -36,7 +37,7 @@ class Flora(Parameterization):
     reference: ClassVar[str] = "Hao et al. 2024, arXiv 2402.03293"
 
     rank: int = 8
-    interval: int = 50
+    interval: int = 20
     alpha: float | None = None
     momentum: str = "carry"
 

@@ -74,7 +74,9 @@ class OPLoRA(Parameterization):
 
     def factors(self, params):
         hidden = {
-            prefix: torch.relu(_affine(params[f"{prefix}hidden_weight"], params[f"{prefix}embedding"], params[f"{prefix}hidden_bias"]))
+            prefix: torch.relu(
+                _affine(params[f"{prefix}hidden_weight"], params[f"{prefix}embedding"], params[f"{prefix}hidden_bias"])
+            )
             for prefix in set(self._trunks.values())
         }
         left, right = (

@@ -96,7 +96,9 @@ class Completion(Instance):
         if base is not None:
             residual = residual + base
         if self._dense:
-            return residual.mul_(self._mask).sub_(self._target).mul_(self.weight[..., None, None])
+            same = residual.shape == torch.broadcast_shapes(residual.shape, self._mask.shape)
+            masked = residual.mul_(self._mask) if same else residual * self._mask
+            return masked.sub_(self._target).mul_(self.weight[..., None, None])
         flat = residual.flatten(-2)
         index = self.observed.expand(*flat.shape[:-1], -1)
         gathered = (flat.gather(-1, index) - self.values) * self.weight[..., None]

@@ -79,7 +79,7 @@ class LeastSquares(Instance):
             grads = ((parts[0] if self._gram is None else parts[0] @ self._gram) - self.cross(base),)
         else:
             grads = self._gram_gradients(parts, base, wanted)
-        if self._unit:
+        if self._unit and batch is None:
             return grads
         scale = self.weight[..., None, None] * self._batch_scale(batch)
         return tuple(None if grad is None else grad.mul_(scale) for grad in grads)
@@ -106,7 +106,8 @@ class LeastSquares(Instance):
     def _batch_gradients(
         self, parts: Parts, base: Tensor | None, wanted: tuple[bool, ...], batch: Tensor
     ) -> tuple[Tensor | None, ...]:
-        assert self.inputs is not None and self.outputs is not None
+        assert self.inputs is not None
+        assert self.outputs is not None
         inputs, outputs = _columns(batch, self.inputs, self.outputs)
         if base is not None:
             outputs = outputs - base @ inputs
@@ -135,7 +136,7 @@ class LeastSquares(Instance):
         return {"loss": 0.5 * self.weight * residual.square().sum((-2, -1)), "relative_error": error / truth}
 
     def best(self, rank: int) -> float | None:
-        """Eckart-Young: the tail of the spectrum of what is left to fit; with inputs, of the least-squares solution in their metric."""
+        """Eckart-Young: the tail of the spectrum of what is left to fit, in the metric of the inputs where there are any."""
         if self.inputs is None or self.outputs is None:
             values = self.spectrum
             floor = 0.0

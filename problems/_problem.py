@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from linalg import FactoredMatrix, generator
-from linalg.checks import check_choice, check_integer
+from linalg.checks import check, check_choice, check_integer
 from parameterizations import Step
 
 NORMALIZE = ("spectral", "none")
@@ -155,7 +155,7 @@ class Problem:
 
 
 def spectrally_normalized(matrix: Tensor, normalize: str) -> Tensor:
-    """(m, n) divided by its largest singular value where `normalize` is `spectral`; the zero matrix and one that is not finite stay."""
+    """(m, n) over its largest singular value where `normalize` is `spectral`; zero, and what is not finite, stays."""
     check_choice("normalize", normalize, NORMALIZE)
     if normalize == "none" or not matrix.isfinite().all():
         return matrix
@@ -171,5 +171,6 @@ def reduction_weight(reduction: str, entries: int, energy: Tensor) -> Tensor:
         energy: () the sum at the start, of squared targets.
     """
     check_choice("reduction", reduction, REDUCTIONS)
+    check(reduction != "relative" or bool(energy > 0), "reduction", reduction, "sum or mean for a target of zero")
     one = torch.ones((), dtype=torch.float64)
     return {"sum": one, "mean": one * 2 / entries, "relative": 2 / energy.double()}[reduction]

@@ -13,7 +13,9 @@ from problems._problem import NORMALIZE, REDUCTIONS, Problem
 SPECTRA = {
     "geometric": lambda k, condition: torch.logspace(0, -1, k, base=condition, dtype=torch.float64),
     "polynomial": lambda k, condition: torch.arange(1, k + 1, dtype=torch.float64) ** -_exponent(k, condition),
-    "step": lambda k, condition: torch.cat([torch.ones(k - k // 2), torch.full((k // 2,), 1 / condition)]).double(),
+    "step": lambda k, condition: torch.cat(
+        [torch.ones(k - k // 2).double(), torch.full((k // 2,), 1 / condition, dtype=torch.float64)]
+    ),
 }
 
 

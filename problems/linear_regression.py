@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from linalg.checks import check_integer, check_number, check_rank, check_shape
+from linalg.checks import check, check_integer, check_number, check_rank, check_shape
 from linalg.random import gaussian, orthogonal, with_spectrum
 from problems._least_squares import LeastSquares
 from problems._problem import Problem, reduction_weight
@@ -49,7 +49,7 @@ class LinearRegression(Problem):
         check_integer("batch_size", self.batch_size, least=0)
         check_number("noise", self.noise, least=0)
         samples = self.samples or 4 * self.shape[1]
-        check_integer("samples", samples - self.batch_size + 1)  # a batch cannot be larger than the data
+        check(self.batch_size <= samples, "batch_size", self.batch_size, f"at most {samples}, the number of samples")
 
     def instance(self, seed):
         generator, (m, n) = self.generator(seed), self.shape

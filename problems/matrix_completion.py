@@ -53,8 +53,8 @@ class MatrixCompletion(Problem):
         held_out = max(1, int(self.validation * count))
         if count < 1 or m * n - count - held_out < 1:
             raise InputError(
-                f"observed={self.observed}: leaves {count} of {m * n} entries to train on and {m * n - count} for validation and test; "
-                "each needs some"
+                f"observed={self.observed}: leaves {count} of {m * n} entries to train on and {m * n - count} for "
+                "validation and test; each needs some"
             )
         noise = self.noise * hidden.square().mean().sqrt() * gaussian(count, generator=generator)
         observed = order[:count].sort().values

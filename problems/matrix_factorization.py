@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from linalg.checks import check, check_choice, check_rank, check_shape
+from linalg.checks import check, check_choice, check_number, check_rank, check_shape
 from linalg.random import gaussian, with_spectrum
 from problems._least_squares import approximation
 from problems._problem import NORMALIZE, REDUCTIONS, Problem
@@ -42,8 +42,10 @@ class MatrixFactorization(Problem):
         if self.kind == "low_rank":
             check_rank("rank", self.rank, self.shape)
             if self.spectrum is not None:
-                fits = len(self.spectrum) == self.rank and all(value >= 0 for value in self.spectrum)
+                fits = isinstance(self.spectrum, tuple) and len(self.spectrum) == self.rank
                 check(fits, "spectrum", self.spectrum, f"{self.rank} numbers of at least 0, one for each of the rank")
+                for value in self.spectrum:
+                    check_number("spectrum", value, least=0)
 
     def instance(self, seed):
         generator, (m, n) = self.generator(seed), self.shape
@@ -52,6 +54,6 @@ class MatrixFactorization(Problem):
         elif self.kind == "gaussian":
             target = gaussian(m, n, generator=generator)
         else:
-            values = torch.tensor(self.spectrum if self.spectrum is not None else [1.0] * self.rank)
+            values = torch.tensor(self.spectrum if self.spectrum is not None else [1.0] * self.rank, dtype=torch.float64)
             target = with_spectrum(m, n, values, generator)
         return approximation(target, self.normalize, self.reduction)

@@ -16,9 +16,11 @@ MOST_TICKS = 6
 ROOM = 1e3  # how far below the others' middle a line is followed, at least
 LABELLED = 0.2  # of the range in decades, beyond it where lines leave: their last values stand there
 MOST_STRIP = 0.4  # of a panel's height
+APART = 0.07  # of a panel's height: between the middles of two tick labels
 DIGITS = ((1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9))
 
 Band = tuple[np.ndarray, np.ndarray, np.ndarray]
+Tick = tuple[float, str]
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,14 @@ class View:
     Args:
         rows: how many the strip has, 0 for no strip.
         row_height: of one, as a share of the panel's height.
+        blank: whether there is no value at all; the axis then has no scale, only the strip.
     """
 
     low: float
     high: float
     rows: int = 0
     row_height: float = 0.055
+    blank: bool = False
 
     @property
     def strip(self) -> float:
@@ -53,12 +57,15 @@ class View:
         """Set the y axis, tick it, and set the strip apart, its name among the tick labels."""
         axes.set_yscale("log")
         axes.set_ylim(self.low, self.top)
-        extra = [(self.row((self.rows - 1) / 2), label)] if self.rows else []
-        tick_log(axes.yaxis, self.low, self.high, extra)
+        ticks, minor = ([], []) if self.blank else log_ticks(self.low, self.high)
         if self.rows:
+            middle = self.row((self.rows - 1) / 2)
+            apart = (self.top / self.low) ** APART
+            ticks = [(value, text if value * apart <= middle else "") for value, text in ticks] + [(middle, label)]
             edge = 1 - self.strip
             axes.add_patch(Rectangle((0, edge), 1, self.strip, transform=axes.transAxes, color="#F3F3F3", zorder=0.6, lw=0))
             axes.plot([0, 1], [edge, edge], transform=axes.transAxes, color=FAINT, lw=0.8, zorder=0.7)
+        set_ticks(axes.yaxis, ticks, minor)
 
     def clip(self, axes: Axes, artists: Iterable) -> None:
         """Keep artists out of the strip."""
@@ -68,14 +75,14 @@ class View:
 
 def fit_view(
     lines: Sequence[Band], start: float = np.inf, also: Sequence[float] = (), room: tuple[float, float] = (ROOM, np.inf)
-) -> tuple[float, float]:
+) -> tuple[float, float] | None:
     """The lowest and highest value of a range that no single line can spoil.
 
     It holds the medians, with two exceptions. Where training has a start, the range reaches above that by a third of the
     decades that the lowest median lies below it, and at most tenfold. And lines far beyond the others leave the panel: below,
     where the lowest point lies further than a factor `room[0]` under that of the middle line, and than that line lies under
     the top; above, the same with `room[1]`. The bands of lines that stay widen the range by at most half of it either way, as
-    do the values `also` that are no further off. What is not finite does not count.
+    do the values `also` that are no further off. What is not finite does not count; None where nothing is.
 
     Args:
         lines: lower edge, median and upper edge of each line's band.
@@ -83,7 +90,7 @@ def fit_view(
     """
     lines = [line for line in lines if np.isfinite(line[1]).any()]
     if not lines:
-        return 0.1, 1.0
+        return None
     lowest, highest = (np.array([pick(finite(median)) for _, median, _ in lines]) for pick in (np.min, np.max))
     cap = start * (np.clip((start / lowest.min()) ** (1 / 3), 1.1, 10) if lowest.min() < start else 10)
     top = min(highest.max(), cap)
@@ -99,7 +106,9 @@ def fit_view(
     upper = [finite(line[2]) for line, stays in zip(lines, high, strict=True) if stays]
     least = max(np.concatenate(lower).min(initial=bottom), bottom / slack, SMALLEST)
     most = min(np.concatenate(upper).max(initial=top), top * slack, max(cap, top))
-    margins = [max(most / least, 1.02) ** (0.06 if stay.all() else LABELLED) for stay in (low, high)]
+    if most < 1.001 * least:  # all the same: a scale around it
+        return float(least / 3), float(most * 3)
+    margins = [(most / least) ** (0.06 if stay.all() else LABELLED) for stay in (low, high)]
     return float(least / margins[0]), float(most * margins[1])
 
 
@@ -107,8 +116,8 @@ def finite(values: np.ndarray) -> np.ndarray:
     return np.maximum(values[np.isfinite(values)], SMALLEST)
 
 
-def tick_log(axis: Axis, low: float, high: float, extra: Sequence[tuple[float, str]] = ()) -> None:
-    """Powers of ten where there are two of them or more between `low` and `high`; else round numbers."""
+def log_ticks(low: float, high: float) -> tuple[list[Tick], list[float]]:
+    """Major and minor ticks: powers of ten where there are two of them or more between `low` and `high`, else round numbers."""
     first, last = np.ceil(np.log10(low) - 1e-9), np.floor(np.log10(high) + 1e-9)
     powers = np.arange(first, last + 1)
     minor: list[float] = []
@@ -119,7 +128,7 @@ def tick_log(axis: Axis, low: float, high: float, extra: Sequence[tuple[float, s
         minor = fine if stride == 1 and len(powers) <= 4 else [float(10**power) for power in powers]
     else:
         ticks = [(step, f"{step:.6g}") for step in round_numbers(low, high)]
-    set_ticks(axis, [*ticks, *extra], [value for value in minor if low <= value <= high])
+    return ticks, [value for value in minor if low <= value <= high]
 
 
 def round_numbers(low: float, high: float) -> list[float]:
@@ -143,7 +152,7 @@ def tick_steps(axes: Axes, last: float) -> None:
     axes.set_xlabel("step")
 
 
-def set_ticks(axis: Axis, ticks: Sequence[tuple[float, str]], minor: Sequence[float]) -> None:
+def set_ticks(axis: Axis, ticks: Sequence[Tick], minor: Sequence[float]) -> None:
     axis.set_major_locator(FixedLocator([value for value, _ in ticks]))
     axis.set_major_formatter(FixedFormatter([text for _, text in ticks]))
     axis.set_minor_locator(FixedLocator(list(minor)))

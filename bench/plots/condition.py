@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.plots.axes import tick_steps
-from bench.plots.curves import Curve, connect, draw_curve, mark_exits, view_of
+from bench.plots.curves import Curve, connect, draw_curves, view_of
 from bench.plots.layout import finish, frame, name_panel, read_as, say
 from bench.plots.style import REFERENCE
 from bench.plots.sweep import Line, Panel
@@ -40,7 +40,7 @@ def figure_of(quantity: str, optimizer: str, panels: Sequence[Panel]) -> Figure 
     labels = dict.fromkeys(line.label for panel in panels for line in panel.lines)
     absent = [label for label in labels if label not in {line.label for line in shown}]
     reading = read_as("interquartile band", panels, "report", "at the learning rate that tuning chose")
-    reading += f" Not measured: {', '.join(absent)}." if absent else ""
+    reading += f" No values: {', '.join(absent)}." if absent else ""
     others = [Line2D([], [], ls="none", marker="_", ms=7, mew=2, color=REFERENCE, label="infinite")] if any(infinite) else []
     finish(figure, f"{QUANTITIES[quantity][2]} with {optimizer}: low and level is benign", reading, shown, others)
     return figure
@@ -64,9 +64,7 @@ def draw_panel(axes: Axes, quantity: str, panel: Panel, curves: Sequence[Curve])
     view = view_of(drawn, room=(np.inf, 1e12), rows=len(singular))
     view.apply(axes, "infinite")
     tick_steps(axes, max(curve.x[-1] for curve in drawn))
-    for curve in drawn:
-        draw_curve(axes, view, curve)
-    mark_exits(axes, view, drawn, told="^")
+    draw_curves(axes, view, drawn, told="^")
     for row, curve in enumerate(reversed(singular)):
         x = curve.x[np.isinf(curve.middle)]
         axes.plot(x, np.full(len(x), view.row(row)), ls="none", marker="_", ms=7, mew=2, color=curve.line.look.colour, zorder=4)

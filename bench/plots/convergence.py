@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.plots.axes import View, tick_steps
-from bench.plots.curves import Curve, connect, draw_curve, mark_exits, note_row, reach, view_of
-from bench.plots.layout import finish, frame, name_panel, read_as, say
+from bench.plots.curves import Curve, connect, draw_curves, note_row, reach, view_of
+from bench.plots.layout import finish, frame, name_panel, note, read_as, say
 from bench.plots.style import REFERENCE
 from bench.plots.sweep import Line, Panel, StoredCell
 
@@ -48,18 +48,18 @@ def draw_panel(axes: Axes, panel: Panel) -> dict[str, Line2D]:
     name_panel(axes, panel.title, "error on held-out entries" if held_out else "training loss over its initial value")
     axes.set_ylabel(measure)
     curves = [Curve.of(line, *measured(line.cell)) for line in panel.lines]
-    bounds = {} if held_out else floors(panel.lines)
+    bounds = {} if held_out or not any(curve.drawn for curve in curves) else floors(panel.lines)
     fallen = [line for line in panel.lines if lost(line.cell)]
     if not fallen and not any(curve.drawn for curve in curves):
         say(axes, "not measured")
         return {}
-    start = max((curve.middle[0] for curve in curves if curve.drawn), default=1.0)
+    start = max((curve.middle[0] for curve in curves if curve.drawn and np.isfinite(curve.middle[0])), default=np.inf)
     view = view_of(curves, start=start, also=bounds.values(), rows=len(fallen))
     view.apply(axes, "diverged")
     tick_steps(axes, max((curve.x[-1] for curve in curves if curve.drawn), default=1.0))
-    for curve in curves:
-        draw_curve(axes, view, curve)
-    mark_exits(axes, view, curves)
+    draw_curves(axes, view, curves)
+    if view.blank:
+        note(axes, "every rate diverged")
     for row, line in enumerate(reversed(fallen)):
         draw_divergence(axes, view, row, curves[panel.lines.index(line)])
     return draw_floors(axes, view, bounds) | ({"diverged": cross("none", label="a seed diverges")} if fallen else {})
@@ -86,10 +86,10 @@ def cross(colour: str, x: Sequence[float] | np.ndarray = (), y: Sequence[float] 
 
 
 def floors(lines: Sequence[Line]) -> dict[float, float]:
-    """The lowest loss over its start that each method can reach, median over seeds; those equal to two digits once."""
+    """The lowest loss over its start that each method can reach, median over the seeds drawn; those equal to two digits once."""
     found = {}
     for line in lines:
-        lanes = line.cell.lanes
+        lanes = line.cell.reported if len(line.cell.reported) else line.cell.lanes
         shares = (lanes["floor"] / lanes["initial_loss"]).dropna()
         if len(shares) and 0 < shares.median() < np.inf:
             found[float(f"{shares.median():.1e}")] = float(shares.median())

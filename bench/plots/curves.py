@@ -2,18 +2,19 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from bench.plots.axes import ROOM, SMALLEST, View, fit_view
-from bench.plots.layout import size_of
+from bench.plots.layout import EXIT, size_of
 from bench.plots.quantiles import quantiles
 from bench.plots.style import NOTE
 from bench.plots.sweep import Line
 
 MARKED = 7  # points a line that carry the method's marker, about
+CROWD = 8  # lines from which on bands are fainter
+MOST_TOLD = 4  # values beside triangles
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,33 @@ def view_of(
     row_height: float = 0.055,
 ) -> View:
     """The range that shows the curves, and the values `also` where they are near (see `fit_view`), with a strip above it."""
-    low, high = fit_view([(curve.low, curve.middle, curve.high) for curve in curves], start, [*also], room)
-    return View(low, high, rows, row_height)
+    fitted = fit_view([(curve.low, curve.middle, curve.high) for curve in curves], start, [*also], room)
+    return View(*(fitted or (0.1, 1.0)), rows, row_height, blank=fitted is None)
 
 
-def draw_curve(axes: Axes, view: View, curve: Curve, alpha: float = 0.16) -> None:
+def draw_curves(axes: Axes, view: View, curves: Sequence[Curve], *, alpha: float = 0.16, told: str = "v") -> None:
+    """Medians with their bands, and a triangle on the edge where one lies beyond the panel.
+
+    Args:
+        alpha: of the bands, less where there are many.
+        told: at which edges the value stands beside the triangle, of `v` (the lower) and `^` (the upper).
+    """
+    for curve in curves:
+        draw_curve(axes, view, curve, alpha * min(1, CROWD / len(curves)))
+    beyond = 0
+    for side in ("v", "^"):
+        for curve in curves:
+            at = exit_point(curve, view, side)
+            if at is not None:
+                place = (curve.x[at], view.low if side == "v" else view.high)
+                colour = curve.line.look.colour
+                axes.plot(*place, marker=side, ms=6, color=colour, mec="white", mew=0.5, clip_on=False, zorder=5, label=EXIT)
+                if side in told and beyond < MOST_TOLD:
+                    tell_exit(axes, curve, place, at, side, beyond)
+                    beyond += 1
+
+
+def draw_curve(axes: Axes, view: View, curve: Curve, alpha: float) -> None:
     """The median and its band, both kept below the strip. Points not measured are left out, infinite ones leave a gap."""
     measured = ~np.isnan(curve.middle)
     x, low, middle, high = (each[measured] for each in (curve.x, curve.low, curve.middle, curve.high))
@@ -65,37 +88,31 @@ def draw_curve(axes: Axes, view: View, curve: Curve, alpha: float = 0.16) -> Non
         view.clip(axes, (drawn, band))
 
 
-def mark_exits(axes: Axes, view: View, curves: Sequence[Curve], told: str = "v") -> None:
-    """A triangle where a median lies beyond the panel: at its furthest point, or the last of these.
+def exit_point(curve: Curve, view: View, side: str) -> int | None:
+    """Where the median lies furthest beyond an edge, the last such point; None where it does not."""
+    finite = np.where(np.isfinite(curve.middle), curve.middle, np.nan)
+    beyond = view.low / finite if side == "v" else finite / view.high
+    return int(np.flatnonzero(beyond == np.nanmax(beyond))[-1]) if (beyond > 1).any() else None
 
-    Args:
-        told: at which edges the value stands beside it, of `v` (the lower) and `^` (the upper).
-    """
-    marked = 0
-    for curve in curves:
-        finite = np.where(np.isfinite(curve.middle), curve.middle, np.nan)
-        for side, edge, beyond in (("v", view.low, view.low / finite), ("^", view.high, finite / view.high)):
-            if not (beyond > 1).any():
-                continue
-            i = int(np.flatnonzero(beyond == np.nanmax(beyond))[-1])
-            options: dict[str, Any] = {"color": curve.line.look.colour, "zorder": 5, "annotation_clip": False}
-            place = (curve.x[i], edge)
-            axes.plot(*place, marker=side, ms=6, color=curve.line.look.colour, mec="white", mew=0.5, clip_on=False, zorder=5)
-            if side in told:
-                away = 4 + 1.15 * NOTE * (marked % 8)
-                right = reach(axes, curve.x[i]) > 0.5
-                axes.annotate(
-                    f"{finite[i]:.0e}" if finite[i] > SMALLEST else f"≤{SMALLEST:.0e}",
-                    place,
-                    (-6 if right else 6, away if side == "v" else -away),
-                    textcoords="offset points",
-                    ha="right" if right else "left",
-                    va="bottom" if side == "v" else "top",
-                    size=NOTE,
-                    bbox={"color": "white", "alpha": 0.7, "pad": 0.5, "lw": 0},
-                    **options,
-                )
-                marked += 1
+
+def tell_exit(axes: Axes, curve: Curve, place: tuple[float, float], at: int, side: str, above: int) -> None:
+    """The value beside a triangle, over those that are there already."""
+    value = curve.middle[at]
+    away = 4 + 1.15 * NOTE * above
+    right = reach(axes, place[0]) > 0.5
+    axes.annotate(
+        f"{value:.0e}" if value > SMALLEST else f"≤{SMALLEST:.0e}",
+        place,
+        (-6 if right else 6, away if side == "v" else -away),
+        textcoords="offset points",
+        ha="right" if right else "left",
+        va="bottom" if side == "v" else "top",
+        size=NOTE,
+        color=curve.line.look.colour,
+        bbox={"color": "white", "alpha": 0.7, "pad": 0.5, "lw": 0},
+        annotation_clip=False,
+        zorder=5,
+    )
 
 
 def connect(axes: Axes, view: View, curve: Curve, y: float) -> None:

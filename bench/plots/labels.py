@@ -6,6 +6,7 @@ from typing import Any
 from bench.catalogue import AXES
 
 Settings = Mapping[str, Any]  # by dotted path
+QUIET = ("probes", "device", "timeout")  # decide what is measured, where and for how long, not what the method is
 SAID = ("name", "_target_")  # by the names already
 
 
@@ -25,7 +26,11 @@ def of_problem(path: str) -> bool:
 
 
 def of_method(path: str) -> bool:
-    return not of_problem(path)
+    return not of_problem(path) and path not in QUIET
+
+
+def of_anything(path: str) -> bool:
+    return True
 
 
 def differences(cells: Sequence[Settings], wanted: Callable[[str], bool]) -> list[tuple[str, ...]]:
@@ -33,14 +38,14 @@ def differences(cells: Sequence[Settings], wanted: Callable[[str], bool]) -> lis
     return [tuple(f"{name}={text}" for name, text in found) for found in _differing(cells, wanted)]
 
 
-def order(cell: Settings, wanted: Callable[[str], bool]) -> list[tuple[str, int, float, str]]:
+def order(cell: Settings, wanted: Callable[[str], bool]) -> list[tuple[str, list[tuple[int, float, str]]]]:
     """A sort key for cells: their wanted settings, numbers by size and the rest by the alphabet."""
-    key = []
-    for path, value in sorted(cell.items()):
-        if wanted(path):
-            number = isinstance(value, (int, float))
-            key.append((path, 0 if number else 1, float(value) if number else 0.0, written(path, value)))
-    return key
+    return [(path, ranked(value)) for path, value in sorted(cell.items()) if wanted(path)]
+
+
+def ranked(value: Any) -> list[tuple[int, float, str]]:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [(0, float(each), "") if isinstance(each, (int, float)) else (1, 0.0, written("", each)) for each in values]
 
 
 def _differing(cells: Sequence[Settings], wanted: Callable[[str], bool]) -> list[list[tuple[str, str]]]:

@@ -15,6 +15,7 @@ from bench.plots.sweep import Line, Panel
 
 SIZE = (3.3, 2.75)  # inches of a panel
 ALONE = (5.6, 3.7)  # of the only one
+EXIT = "_exit"  # label of what marks a line that leaves its panel
 POINT = 1 / 72
 GLYPH = 0.53  # width of DejaVu Sans's mean character, in font sizes
 
@@ -55,7 +56,7 @@ def name_panel(axes: Axes, problem: str, measure: str) -> None:
         color=REFERENCE,
     )
     pad = 6 + 1.2 * NOTE * (said.get_text().count("\n") + 1)
-    axes.set_title(wrapped(problem, inches, PANEL, bold=True), loc="left", weight="bold", pad=pad)
+    axes.set_title(wrapped(problem, inches, PANEL, bold=True), loc="left", weight="bold", pad=pad, parse_math=False)
 
 
 def seeds(panels: Sequence[Panel], role: str) -> str:
@@ -67,13 +68,18 @@ def seeds(panels: Sequence[Panel], role: str) -> str:
 
 def read_as(band: str, panels: Sequence[Panel], role: str, rest: str) -> str:
     """How to read a figure's lines."""
-    return f"Median and {band} of {seeds(panels, role)} {rest}. Triangles: beyond the panel."
+    return f"Median and {band} of {seeds(panels, role)} {rest}."
 
 
 def say(axes: Axes, text: str) -> None:
-    """Words in the middle of a panel that has nothing else to show."""
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=REFERENCE)
+    """Words for a panel that has nothing else to show."""
+    note(axes, text)
     axes.set(xticks=[], yticks=[])
+
+
+def note(axes: Axes, text: str) -> None:
+    """Words in the middle of a panel."""
+    axes.text(0.5, 0.45, text, transform=axes.transAxes, ha="center", va="center", color=REFERENCE)
 
 
 def finish(figure: Figure, title: str, reading: str, lines: Sequence[Line], others: Sequence[Artist] = ()) -> None:
@@ -84,6 +90,8 @@ def finish(figure: Figure, title: str, reading: str, lines: Sequence[Line], othe
         others: handles of what is no method's.
     """
     width, height = figure.get_size_inches()
+    if any(line.get_label() == EXIT for axes in figure.axes for line in axes.lines):
+        reading += " Triangles: off the scale."
     handles = [*methods(lines), *others]
     legend = fitted_legend(figure, handles, width) if handles else None
     below = legend.get_window_extent().height / figure.dpi + 0.12 if legend else 0.0
@@ -110,12 +118,20 @@ def fitted_legend(figure: Figure, handles: Sequence[Artist], width: float) -> Le
         columns = -(-len(handles) // rows)
         ordered = [handle for i in range(columns) for handle in handles[i::columns]]  # matplotlib fills columns first
         legend = figure.legend(handles=ordered, loc="lower center", ncols=columns, handlelength=2.4, columnspacing=1.6)
-        if legend.get_window_extent().width / figure.dpi <= width - 0.1:
+        if columns == 1 or legend.get_window_extent().width / figure.dpi <= width - 0.1:
             break
         legend.remove()
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a setting's value may hold dollar signs
     return legend
 
 
 def wrapped(text: str, inches: float, size: float, *, bold: bool = False) -> str:
-    """Text broken into lines that fit a width."""
-    return textwrap.fill(text, max(12, int(inches / (GLYPH * (1.18 if bold else 1) * size * POINT))))
+    """Text broken into as few lines as fit a width; bold ones about equally long."""
+    widest = max(12, int(inches / (GLYPH * (1.18 if bold else 1) * size * POINT)))
+    lines = textwrap.wrap(text, widest)
+    longest = max(map(len, text.split()), default=0)
+    while bold and widest > longest and len(textwrap.wrap(text, widest - 1)) == len(lines):
+        widest -= 1
+        lines = textwrap.wrap(text, widest)
+    return "\n".join(lines)

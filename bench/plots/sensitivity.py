@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from bench.plots.axes import View, tick_log
-from bench.plots.curves import Curve, connect, draw_curve, mark_exits, view_of
-from bench.plots.layout import finish, frame, name_panel, read_as, say
+from bench.plots.axes import View, log_ticks, set_ticks
+from bench.plots.curves import Curve, connect, draw_curves, view_of
+from bench.plots.layout import finish, frame, name_panel, note, read_as, say
 from bench.plots.style import REFERENCE
 from bench.plots.sweep import Panel, StoredCell
 
@@ -53,10 +53,11 @@ def draw_panel(axes: Axes, panel: Panel) -> bool:
     view = view_of(curves, start=starting_value(panel), rows=len(fallen), row_height=0.034)
     view.apply(axes, "diverged")
     tick_rates(axes, curves)
+    draw_curves(axes, view, curves, alpha=0.1)
+    if view.blank:
+        note(axes, "every rate diverged")
     for curve in curves:
-        draw_curve(axes, view, curve, alpha=0.1)
         mark_chosen(axes, view, curve)
-    mark_exits(axes, view, curves)
     for row, i in enumerate(reversed(fallen)):
         draw_shares(axes, view, row, curves[i], np.isinf(data[i][1]).mean(0))
     return bool(fallen)
@@ -74,7 +75,7 @@ def tick_rates(axes: Axes, curves: Sequence[Curve]) -> None:
     low, high = rates.min() / 1.6, rates.max() * 1.6
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    tick_log(axes.xaxis, low, high)
+    set_ticks(axes.xaxis, *log_ticks(low, high))
 
 
 def mark_chosen(axes: Axes, view: View, curve: Curve) -> None:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.plots.axes import SMALLEST, set_ticks
-from bench.plots.curves import Curve, draw_curve, mark_exits, view_of
+from bench.plots.curves import Curve, draw_curves, view_of
 from bench.plots.layout import finish, frame, name_panel, read_as, say
 from bench.plots.style import TRUTH
 from bench.plots.sweep import Line, Panel, StoredCell
@@ -68,9 +68,7 @@ def draw_panel(axes: Axes, panel: Panel, curves: Sequence[Curve]) -> bool:
     view.apply(axes)
     axes.set_xlim(0.5, last + 0.5)
     set_ticks(axes.xaxis, [(float(i), str(i)) for i in indices(int(last))], [])
-    for curve in shown[: len(drawn)]:
-        draw_curve(axes, view, curve)
-    mark_exits(axes, view, shown[: len(drawn)], told="")
+    draw_curves(axes, view, shown[: len(drawn)], told="")
     if target:
         axes.plot(shown[-1].x, np.maximum(shown[-1].middle, SMALLEST), **TARGET)
     return target is not None

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.plots.labels import differences, of_method, of_problem, order, settings
+from bench.plots.labels import differences, of_anything, of_method, of_problem, order, settings
 from bench.plots.style import Look, slots
 from bench.store import Store
 
@@ -127,14 +127,16 @@ def labelled(cells: Iterable[StoredCell], places: dict[str, int]) -> list[Line]:
 
 
 def told_apart(lines: list[Line]) -> list[Line]:
-    """Cells of equal settings, whose data must differ, with a piece of the key behind the label."""
-    labels = [line.label for line in lines]
-    return [
-        replace(line, label=f"{line.label} [{line.cell.key[-6:]}]", look=replace(line.look, variant=labels[:i].count(line.label)))
-        if labels.count(line.label) > 1
-        else line
-        for i, line in enumerate(lines)
-    ]
+    """Lines of one panel, those that share a label told apart: by settings seldom worth naming, or by a piece of the key."""
+    found = []
+    for line in lines:
+        same = [each for each in lines if each.label == line.label]
+        if len(same) > 1:
+            named = differences([each.cell.settings for each in same], of_anything)
+            own = named[same.index(line)] if len(set(named)) == len(same) else (line.cell.key[-6:],)
+            line = replace(line, label=", ".join([line.label, *own]), look=replace(line.look, variant=same.index(line)))
+        found.append(line)
+    return found
 
 
 def grouped(cells: Iterable[StoredCell], axis: str) -> dict[str, list[StoredCell]]:

@@ -147,7 +147,7 @@ def test_the_grid_defaults_to_the_optimizers_span_and_has_equal_ratios():
     assert len(grid) == 9
     assert (grid[0], grid[-1]) == Adam.span
     np.testing.assert_allclose(np.diff(np.log(grid)), np.log(grid[1] / grid[0]), rtol=1e-4)
-    with pytest.raises(InputError, match="lr.min"):
+    with pytest.raises(InputError, match=r"lr\.min"):
         LearningRates(min=1e3).grid(SGD())
 
 

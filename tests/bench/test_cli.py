@@ -259,3 +259,6 @@ def test_posts_of_a_process_are_read_back_whole(tmp_path):
     board.post(Post("a", "done"))
     (tmp_path / "9999999.jsonl").write_text('{"key": "c", "sta')  # a line that is still being written
     assert board.latest() == {"a": Post("a", "done"), "b": Post("b", "failed", 'why, "quoted"\nand on')}
+    with open(tmp_path / "9999999.jsonl", "a") as handle:
+        handle.write('te": "kept"}\n')
+    assert board.latest()["c"] == Post("c", "kept")

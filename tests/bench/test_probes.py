@@ -16,10 +16,10 @@ from problems import MatrixCompletion, MatrixFactorization
 
 
 def pair_with_condition(m, n, r, condition, dtype=torch.float64):
-    """Factors (1, 1, m, r), (1, 1, r, n) whose product has singular values from 1 to 1 / condition, each factor with the root of them."""
+    """Factors (1, 1, m, r), (1, 1, r, n), each of condition √condition, whose product has `condition`."""
     values = torch.logspace(0, -math.log10(condition) / 2, r, dtype=torch.float64)
     left = lowrank(m, r, values, seed=1)
-    u, _, vt = torch.linalg.svd(left, full_matrices=False)
+    vt = torch.linalg.svd(left, full_matrices=False).Vh
     right = (vt.mT * values) @ lowrank(r, n, torch.ones(r), seed=2)
     return left.to(dtype)[None, None], right.to(dtype)[None, None]
 

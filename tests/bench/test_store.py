@@ -20,7 +20,19 @@ from parameterizations import LoRA
 from problems import MatrixFactorization
 
 ROOT = Path(__file__).parent.parent.parent
-SWEEP = ["problem=matrix_factorization", "parameterization=lora,full", "optimizer=sgd,adam", "shape=[8,6]", "rank=2", "steps=1500", "seeds.tune=2", "seeds.report=2", "lr.count=4", "lr.extend=1", "dtype=float64"]
+SWEEP = [
+    "problem=matrix_factorization",
+    "parameterization=lora,full",
+    "optimizer=sgd,adam",
+    "shape=[8,6]",
+    "rank=2",
+    "steps=1500",
+    "seeds.tune=2",
+    "seeds.report=2",
+    "lr.count=4",
+    "lr.extend=1",
+    "dtype=float64",
+]
 
 
 def start(results, *more, **options):
@@ -34,7 +46,8 @@ def start(results, *more, **options):
 def finished(results):
     """Tables of every finished cell by key."""
     store = Store(results)
-    return {key: {table: store.load(key, table) for table in ("curves", "lanes", "spectra")} for key in store.keys()}
+    done = store.keys()
+    return {key: {table: store.load(key, table) for table in ("curves", "lanes", "spectra")} for key in done}
 
 
 @pytest.fixture(scope="module")

@@ -149,6 +149,12 @@ def test_condition_numbers_of_a_pair_survive_where_gram_matrices_fail(kappa, dty
     torch.testing.assert_close(found, values, rtol=tolerance, atol=0)
 
 
+def test_the_spectrum_of_float32_factors_is_that_of_the_numbers_they_hold():
+    left, right = (part.float() for part in pair_of_spectrum(60, 50, torch.logspace(0, -5, 8, dtype=torch.float64), "shared"))
+    exact = torch.linalg.svdvals(left.double() @ right.double())[:8]
+    torch.testing.assert_close(FactoredMatrix((left, right)).svdvals(), exact, rtol=1e-9, atol=0)
+
+
 def test_condition_numbers_of_a_long_chain_are_those_of_its_product():
     values = torch.logspace(0, -6, 6, dtype=torch.float64)
     third = torch.diag(values ** (1 / 3))

@@ -88,7 +88,7 @@ def test_both_networks_reach_the_target_together(shape, depth):
 
 
 def null_space_basis(full, target, depth, r):
-    """(n, n - 2r) the rest V_2 of the theorem: null(Ψ) ∩ null(Ψᵀ W_1), with Ψ = (W_L … W_2)ᵀ target; for a wide one of its transpose."""
+    """(n, n - 2r) V_2 of the theorem: null(Ψ) ∩ null(Ψᵀ W_1) with Ψ = (W_L … W_2)ᵀ target; for a wide target of its transpose."""
     factors = [full[f"factor_{layer}"] for layer in range(1, depth + 1)]
     if target.shape[0] < target.shape[1]:
         factors, target = [factor.mT for factor in reversed(factors)], target.mT
@@ -152,7 +152,7 @@ def test_every_factor_of_the_deep_network_keeps_its_two_blocks(shape, depth, dec
     rho, speed, velocity = [scale] * depth, [0.0] * depth, {} if momentum else None
     for _ in range(150):
         descend(deep, params, half_squared(target), lr, decay, momentum, velocity=velocity)
-        slopes = [math.prod(value**2 for k, value in enumerate(rho) if k != l) * rho[l] for l in range(depth)]
+        slopes = [math.prod(value**2 for k, value in enumerate(rho) if k != one) * rho[one] for one in range(depth)]
         speed = [momentum * v + slope for v, slope in zip(speed, slopes, strict=True)]
         rho = [value - lr * (decay * value + v) for value, v in zip(rho, speed, strict=True)]
         for k, layer in enumerate(factors):

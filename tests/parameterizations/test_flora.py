@@ -58,7 +58,7 @@ def test_one_projection_keeps_the_weight_at_rank_r(shape):
 
 @pytest.mark.parametrize("shape", [(16, 32), (32, 16), (24, 24)])
 def test_one_projection_leaves_one_minus_r_over_n_of_a_gaussian_target(shape):
-    (m, n), r, count = shape, 4, 60
+    r, n, count = 4, shape[1], 60
     method = Flora(rank=r, interval=0)
     params, generators = lanes(method, shape, count)
     targets = torch.stack([gaussian(*shape, seed=300 + seed) for seed in range(count)])
@@ -152,6 +152,21 @@ def test_carrying_keeps_the_momentum_on_average_and_multiplies_its_energy(name, 
     growth = after.square().sum((-2, -1)) / before.square().sum()
     assert abs(float(growth.mean()) - (1 + (n + 1) / r)) < 4 * float(growth.std()) / math.sqrt(count)
     assert float((after.mean(0) - before).norm() / before.norm()) == pytest.approx(math.sqrt((n + 1) / r / count), rel=0.3)
+
+
+def test_carrying_gives_every_entry_of_a_second_moment_its_rows_mean():
+    # E over A of the squares of a row of G Aᵀ is ‖G_i‖²/r in every entry, whatever A was before
+    shape, r, count = (6, 20), 4, 4000
+    g = gaussian(*shape, seed=1) * torch.logspace(0, 3, 6, dtype=torch.float64)[:, None]
+    method = Flora(rank=r, interval=1)
+    params, generators = lanes(method, shape, count)
+    seen = (g @ params["right"].mT).square()
+    state = {"left": {"exp_avg_sq": seen.clone()}}
+    resample(method, params, generators, state)
+    carried = state["left"]["exp_avg_sq"]
+    torch.testing.assert_close(carried, (seen.sum(-1) / r)[..., None].expand_as(seen))
+    expected = (g.square().sum(-1) / r)[:, None].expand(6, r)
+    torch.testing.assert_close(carried.mean(0), expected, rtol=5 * math.sqrt(2 / r / count), atol=0)
 
 
 def momentum_after(method, steps, count=8, n=64, beta=0.9):

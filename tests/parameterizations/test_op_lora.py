@@ -40,7 +40,7 @@ def gradient_of_factors(method, params, target):
 
 
 def preconditioner(params, prefix, heads, rescale):
-    """P = (‖h‖² + 1) I + W2 D [(‖z‖² + 1) I + W1 W1ᵀ] D W2ᵀ of one generator; `rescale`, a head's multiplier with its own gradient."""
+    """P = (‖h‖² + 1) I + W2 D [(‖z‖² + 1) I + W1 W1ᵀ] D W2ᵀ of one generator; `rescale` gives a head's learned multiplier."""
     z, w1, c1 = (params[f"{prefix}{name}"] for name in ("embedding", "hidden_weight", "hidden_bias"))
     active = w1 @ z + c1
     h, gate = active.clamp(min=0), torch.diag((active > 0).double())
