@@ -183,8 +183,8 @@ def report(store: Store, name: str, keys: list[str], figures: list[str]) -> None
     if figures:
         from bench import plots
 
-        for path in plots.draw(store, name, keys, figures):
-            print(path)
+        paths = plots.draw(store, name, keys, figures)
+        print("\n".join(map(str, paths)) or f"nothing was measured that {', '.join(figures)} could show; probes=all measures most")
     print(f"tables and curves of every cell: {store.runs}")
 
 

@@ -40,7 +40,9 @@ def basic(weight: FactoredMatrix, before: FactoredMatrix | None, grads: Params, 
         probes["step_length"] = moved.double().square().sum((-2, -1)).sqrt()
     update = weight.svdvals(of="update")
     values = update if weight.base is None else weight.svdvals()
-    probes["condition_product"] = condition(update)
+    exact = torch.float64 if len(weight.parts) == 2 else dtype  # a product multiplied out is known to its own rounding only
+    singular = update[..., -1] <= max(weight.shape) * torch.finfo(exact).eps * update[..., 0]
+    probes["condition_product"] = condition(update).masked_fill(singular & (update[..., 0] > 0), torch.inf)
     factors = [condition(svdvals(factor)).expand(update.shape[:-1]) for factor in weight.factors]
     probes["condition_factors"] = torch.stack(factors).amax(0)
     if len(factors) > 1:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from omegaconf import OmegaConf
+import yaml
 
 from bench.cell import Cell, CellResult
 
@@ -70,7 +70,7 @@ class Store:
         folder = self.folder(key)
         shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
         folder.mkdir(parents=True)
-        write(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(cell.describe())))
+        write(folder / "config.yaml", yaml.safe_dump(cell.describe(), sort_keys=False))
         for name in TABLES:
             write_table(folder / f"{name}.parquet", getattr(result, name))
         write(folder / "summary.json", json.dumps({**cell.names, **result.summary}, indent=1))
@@ -97,9 +97,8 @@ class Store:
         return dict(json.loads((self.folder(key) / "summary.json").read_text()))
 
     def config(self, key: str) -> dict[str, Any]:
-        loaded = OmegaConf.to_container(OmegaConf.load(self.folder(key) / "config.yaml"))
-        assert isinstance(loaded, dict)
-        return {str(name): value for name, value in loaded.items()}
+        with open(self.folder(key) / "config.yaml") as handle:
+            return dict(yaml.load(handle, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
     def write_sweep(self, name: str, keys: list[str], figures: list[str], signature: str) -> None:
         """Remember which cells a sweep was made of, so that tables and figures can be made again.

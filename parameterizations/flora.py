@@ -75,7 +75,8 @@ class Flora(Parameterization):
         return min(shape) if self.merges else min(self.rank, *shape)
 
     def after_step(self, params, grads, state, at):
-        if not self.merges or (at.step + 1) % self.interval:
+        last = at.step + 1 == at.steps  # nothing comes that could use another projection
+        if not self.merges or (at.step + 1) % self.interval or last:
             return
         old = params["right"]
         params["base"] = self.weight(params).dense()

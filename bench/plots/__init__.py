@@ -56,7 +56,7 @@ def save(figure: Figure, path: Path) -> list[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     written = []
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # it has done its work, and would do it again for every file
+    figure.set_layout_engine(None)  # it has done its work, and would do it again for every file
     for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
         written.append(path.with_name(path.name + suffix))
         figure.savefig(written[-1], metadata=metadata)
