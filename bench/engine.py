@@ -46,7 +46,8 @@ class BlockResult:
         steps: the probed steps, P of them.
         curves: (P, S, K) by probe, float64; NaN where not measured, infinite loss once a lane has diverged.
         status: S lists of K words: ok, diverged or timeout.
-        spectrum: (S, K, k) singular values of the update at the end, None without probes.
+        spectra: (S, K, k) singular values of all that was learned, by step: at the end, with `all` along the way, without
+            probes none.
         step_seconds, probe_seconds: wall time.
         parameters, state_bytes: trainable numbers and optimizer state of one lane.
     """
@@ -54,7 +55,7 @@ class BlockResult:
     steps: list[int]
     curves: dict[str, Tensor] = field(default_factory=dict)
     status: list[list[str]] = field(default_factory=list)
-    spectrum: Tensor | None = None
+    spectra: dict[int, Tensor] = field(default_factory=dict)
     step_seconds: float = 0.0
     probe_seconds: float = 0.0
     parameters: int = 0
@@ -113,6 +114,8 @@ class Block:
                 row = self.probe(grads, before, step in coarse)
                 alive &= row["loss"].isfinite()
                 rows.append({name: value.where(alive, torch.inf if name == "loss" else torch.nan) for name, value in row.items()})
+                if settings.probes == "all" and step in coarse:
+                    result.spectra[step] = self.spectrum()
                 result.probe_seconds += time.perf_counter() - paused
                 late = settings.deadline is not None and time.monotonic() > settings.deadline
                 before = None
@@ -128,8 +131,7 @@ class Block:
         result.curves = stack_rows(rows, len(result.steps), alive)
         result.status = [[("timeout" if late else "ok") if lane else "diverged" for lane in row] for row in alive.tolist()]
         if settings.probes != "none":
-            with torch.no_grad():
-                result.spectrum = self.total_update().svdvals().expand(*self.lr.shape, -1).cpu()
+            result.spectra[self.at.step] = self.spectrum()
         lanes = self.lr.numel()
         result.parameters = sum(tensor.numel() for tensor in self.trainable.values()) // lanes
         result.state_bytes = self.optimizer.state_bytes(self.state) // lanes
@@ -144,6 +146,11 @@ class Block:
         if not self.parameterization.merges:
             return FactoredMatrix(weight.factors, None, weight.scale)
         return FactoredMatrix((weight.dense() if base is None else weight.dense() - base,))
+
+    def spectrum(self) -> Tensor:
+        """(S, K, k) singular values of all that was learned."""
+        with torch.no_grad():
+            return self.total_update().svdvals().expand(*self.lr.shape, -1).cpu()
 
     def gradients(self) -> Params:
         """dloss/dtensor by name at the present parameters, on this step's batch."""

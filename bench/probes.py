@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.func import jacrev
 
-from linalg import FactoredMatrix, condition, effective_rank, numerical_rank, stable_rank, svdvals
+from linalg import FactoredMatrix, condition, decomposable, effective_rank, numerical_rank, stable_rank, svdvals
 from parameterizations import Parameterization, Params
 from problems import Instance
 
@@ -74,7 +74,7 @@ def angles_to_truth(instance: Instance, weight: FactoredMatrix) -> tuple[Tensor,
     filled = int(numerical_rank(s, weight.shape, torch.float32).nan_to_num(1).min())
     k = max(1, min(filled, weight.rank if weight.base is None else min(weight.shape)))
     update = weight.update().detach().double()
-    ok = update.isfinite().all(-1).all(-1)
+    ok = decomposable(update)
     left, _, right = torch.linalg.svd(torch.where(ok[..., None, None], update, 0.0), full_matrices=False)
     angles = [largest_angle(ours[..., :k], theirs[..., :k]).where(ok, torch.nan) for ours, theirs in ((left, u), (right.mT, vt.mT))]
     return angles[0], angles[1]
@@ -133,12 +133,13 @@ def dense_condition(parameterization: Parameterization, params: Params) -> Tenso
     result = torch.full(lanes, torch.nan, dtype=torch.float64)
     for lane in np.ndindex(*lanes):
         own = {name: tensor.detach().expand(*lanes, *tensor.shape[2:])[lane].double() for name, tensor in params.items()}
-        if not all(tensor.isfinite().all() for tensor in own.values()):
-            continue
         learned = {name: own.pop(name) for name in trainable}
         jacobians = jacrev(lambda moving, rest=own: parameterization.weight({**rest, **moving}).dense().flatten())(learned)
         j = torch.cat([jacobian.flatten(1) for jacobian in jacobians.values()], dim=1)
-        values = torch.linalg.eigvalsh(j @ j.mT)
+        gram = j @ j.mT
+        if not decomposable(gram):
+            continue
+        values = torch.linalg.eigvalsh(gram)
         values = values[values > len(values) * torch.finfo(torch.float64).eps * values[-1]]
         if len(values):
             result[lane] = values[-1] / values[0]

@@ -29,7 +29,8 @@ class Run:
         curves: a row for each lane and probed step: lane, lr, seed, step, loss, relative_error, and the probes.
         lanes: a row a lane: lane, lr, seed, status, initial_loss, final_loss, best_loss, score, the instance's measures at
             the end, steps_to_<fraction> (infinite where the target was not reached).
-        spectra: a row for each lane and singular value of its update at the end, with the truth's beside it.
+        spectra: a row for each lane and singular value of its update, at the end and, with all probes, on about ten steps
+            on the way, with the truth's beside it.
         seconds: wall time of the steps and of the probes.
         cost: trainable parameters and bytes of optimizer state of one lane.
     """
@@ -145,17 +146,17 @@ def tabulate(
                 curves.append(curve)
                 instance, status = instances[by_seed.start + i], result.status[i][j]
                 lanes.append({**keys, **summarize(curve, status, instance, floors[by_seed.start + i], dtype)})
-                if result.spectrum is not None:
-                    own = result.spectrum[i, j].numpy()
-                    truth = instance.spectrum
+                for step, values_then in result.spectra.items():
+                    own, truth = values_then[i, j].numpy(), instance.spectrum
                     target = np.full(len(own), np.nan) if truth is None else truth.cpu().numpy()[: len(own)]
-                    spectra.append(pd.DataFrame({**keys, "index": np.arange(1, len(own) + 1), "value": own, "target": target}))
+                    columns = {"step": step, "index": np.arange(1, len(own) + 1), "value": own, "target": target}
+                    spectra.append(pd.DataFrame({**keys, **columns}))
     order = ["lane", "step"]
     first = results[0][2]
     return Run(
         curves=pd.concat(curves).sort_values(order).reset_index(drop=True),
         lanes=pd.DataFrame(lanes).sort_values("lane").reset_index(drop=True),
-        spectra=pd.concat(spectra).sort_values(["lane", "index"]).reset_index(drop=True) if spectra else pd.DataFrame(),
+        spectra=pd.concat(spectra).sort_values(["lane", "step", "index"]).reset_index(drop=True) if spectra else pd.DataFrame(),
         seconds={
             "steps": sum(result.step_seconds for *_, result in results),
             "probes": sum(result.probe_seconds for *_, result in results),

@@ -3,12 +3,13 @@
 from linalg.checks import InputError
 from linalg.factored_matrix import FactoredMatrix
 from linalg.random import gaussian, generator, orthogonal, uniform, with_spectrum
-from linalg.spectra import condition, effective_rank, numerical_rank, stable_rank, svdvals
+from linalg.spectra import condition, decomposable, effective_rank, numerical_rank, stable_rank, svdvals
 
 __all__ = [
     "FactoredMatrix",
     "InputError",
     "condition",
+    "decomposable",
     "effective_rank",
     "gaussian",
     "generator",

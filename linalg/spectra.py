@@ -3,15 +3,20 @@
 import torch
 from torch import Tensor
 
+LARGEST = 1e150  # LAPACK's iterations may fail where squares overflow
+
 
 def svdvals(matrix: Tensor) -> Tensor:
-    """Singular values of (..., m, n) in float64; NaN for a matrix that is not finite (batched LAPACK would raise for all)."""
+    """Singular values of (..., m, n) in float64; NaN where they are not to be had, for which batched LAPACK would raise for all."""
     matrix = matrix.detach().double()
-    finite = matrix.isfinite().all(-1).all(-1)
-    values = torch.linalg.svdvals(
-        torch.where(finite[..., None, None], matrix, torch.zeros((), dtype=matrix.dtype, device=matrix.device))
-    )
-    return values.masked_fill(~finite[..., None], torch.nan)
+    usable = decomposable(matrix)
+    values = torch.linalg.svdvals(torch.where(usable[..., None, None], matrix, 0.0))
+    return values.masked_fill(~usable[..., None], torch.nan)
+
+
+def decomposable(matrix: Tensor) -> Tensor:
+    """(...,) whether a matrix (..., m, n) is finite and small enough for LAPACK."""
+    return (matrix.abs() < LARGEST).all(-1).all(-1)
 
 
 def condition(values: Tensor) -> Tensor:

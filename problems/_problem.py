@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from linalg import FactoredMatrix, generator
+from linalg import FactoredMatrix, decomposable, generator
 from linalg.checks import check, check_choice, check_integer
 from parameterizations import Step
 
@@ -90,7 +90,7 @@ class Instance:
         if self.truth is None:
             return None
         matrix = self.truth.double()
-        finite = matrix.isfinite().all(-1).all(-1)[..., None, None]
+        finite = decomposable(matrix)[..., None, None]
         u, s, vt = torch.linalg.svd(torch.where(finite, matrix, torch.zeros_like(matrix)), full_matrices=False)
         return u.where(finite, torch.nan), s.where(finite[..., 0], torch.nan), vt.where(finite, torch.nan)
 

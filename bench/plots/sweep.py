@@ -54,9 +54,12 @@ class StoredCell:
 
     @cached_property
     def spectra(self) -> pd.DataFrame:
-        """The reporting seeds' singular values; empty where they were not probed."""
+        """The reporting seeds' singular values at the end; empty where they were not probed."""
         table = self.store.load(self.key, "spectra")
-        return table.loc[table["role"] == "report"] if len(table) else table
+        if not len(table):
+            return table
+        table = table.loc[table["role"] == "report"]
+        return table.loc[table["step"] == table.groupby("lane")["step"].transform("max")]
 
     @property
     def held_out(self) -> bool:

@@ -135,6 +135,17 @@ def test_an_instance_of_nan_gives_marked_lanes_and_the_others_go_on():
     assert run.lanes.status.tolist() == ["diverged", "ok"]
 
 
+@pytest.mark.parametrize(
+    "method", [Full(), LoRA(3), OPLoRA(3, hidden=4, embedding=5), Deep(), DeepLoRA(4), Flora(3, interval=4)], ids=repr
+)
+def test_no_probe_fails_on_a_lane_on_its_way_to_infinity(method):
+    """In float64 there are hundreds of steps between sense and infinity, and squares overflow before."""
+    rates = np.geomspace(0.1, 1e12, 14)
+    run = bench.run(Hilbert(shape=(8, 8)), method, SGD(), lr=rates, seeds=2, steps=60, probes="all", dtype="float64")
+    assert (run.lanes.status == "diverged").any()
+    assert (run.lanes.status == "ok").any()
+
+
 def test_a_run_stops_at_its_timeout_and_says_so():
     run = bench.run(MatrixFactorization(shape=(10, 8)), LoRA(3), SGD(), lr=0.1, steps=10**7, timeout=0.2)
     assert run.lanes.status.tolist() == ["timeout"]

@@ -237,7 +237,7 @@ def test_an_infinite_condition_is_drawn_above_the_finite_ones(tmp_path):
 def test_spectra_are_medians_beside_the_target(store):
     for name, values in (("lora", "value"), ("target", "target")):
         table = store.load(key_of(store, "matrix_factorization", "lora" if name == "lora" else "full"), "spectra")
-        expected = table.query("role == 'report'").groupby("index")[values].median()
+        expected = table.query("role == 'report' and step == step.max()").groupby("index")[values].median()
         drawn = line(panel(figure_of(spectra, store), "matrix_factorization"), name)
         assert list(drawn.get_xdata()) == list(expected.index)
         assert drawn.get_ydata() == pytest.approx(np.maximum(expected.to_numpy(), 1e-16))

@@ -152,6 +152,8 @@ def test_each_level_measures_what_it_says(level):
     assert measured == expected
     if level == "all":
         assert run.curves.condition_gauss_newton.notna().sum() <= probes.COARSE_STEPS
+    steps = {"none": set(), "basic": {100}, "all": probes.coarse_grid(100)}[level]
+    assert set(run.spectra.get("step", [])) == steps
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 500, 12345])
