@@ -18,7 +18,12 @@ from parameterizations import Parameterization
 from problems import Problem
 
 FORMAT = 1  # of the stored files; a new one makes old cells run again
-WINDOW = 10.0  # a rate is in the window while its score is within this factor of the best
+LEAST_RATIO = 1.01  # between neighbours of a grid that may grow
+
+
+def rounded(rate: float) -> float:
+    """To six digits, so that a rate reads as it was given."""
+    return float(f"{rate:.6g}")
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class LearningRates:
             check(len(values) > 0, "lr.values", self.values, "at least one learning rate")
             for value in values:
                 check_number("lr.values", value, above=0)
-            object.__setattr__(self, "values", tuple(sorted({float(value) for value in values})))
+            object.__setattr__(self, "values", tuple(sorted({rounded(value) for value in values})))
 
     def grid(self, optimizer: Optimizer) -> list[float]:
         """The rates before any extension, rising."""
@@ -55,8 +60,8 @@ class LearningRates:
         if low > high:
             raise InputError(f"lr.min={low}: must be at most lr.max={high}")
         if self.count == 1:
-            return [low]
-        return [float(f"{rate:.6g}") for rate in np.geomspace(low, high, self.count)]
+            return [rounded(self.min or self.max or (low * high) ** 0.5)]
+        return sorted({rounded(rate) for rate in np.geomspace(low, high, self.count)})
 
 
 @dataclass(frozen=True)
@@ -126,16 +131,18 @@ class Cell:
                 progress(min(done / work, 0.99))
 
         tried: dict[float, float] = {}
+        inside: dict[float, float] = {}
         rates: list[float] = grid
         while rates:
             runs["tune"].append(self._run(rates, self.tune, "none", advance))
             lanes = runs["tune"][-1].lanes
             tried |= lanes["score"].clip(lower=lanes["resolution"]).groupby(lanes["lr"]).median().to_dict()
+            inside |= lanes["remaining"].groupby(lanes["lr"]).median().to_dict()
             rates = self._beyond(tried, grid)
         chosen = best_rate(tried)
         if np.isfinite(tried[chosen]):
             runs["report"].append(self._run([chosen], self.report, self.probes, advance))
-        return CellResult.combine(runs, chosen, tried)
+        return CellResult.combine(runs, chosen, tried, inside)
 
     def _run(self, rates: list[float], seeds: tuple[int, ...], probes: str, progress: Callable[[float], None]) -> Run:
         return run(
@@ -157,15 +164,21 @@ class Cell:
     def _beyond(self, tried: dict[float, float], grid: list[float]) -> list[float]:
         """The next rate past the edge that the best one lies on; none once it is bracketed or `extend` is spent."""
         rates = sorted(tried)
-        if len(grid) < 2:
-            return []
+        if len(grid) < 2 or grid[-1] / grid[0] < LEAST_RATIO ** (len(grid) - 1):
+            return []  # there is no direction to go in, or no end to going
         ratio = (grid[-1] / grid[0]) ** (1 / (len(grid) - 1))
         best = best_rate(tried)
         if best == rates[0] and sum(rate < grid[0] for rate in rates) < self.lr.extend:
-            return [float(f"{rates[0] / ratio:.6g}")]
+            return [rounded(rates[0] / ratio)]
         if best == rates[-1] and sum(rate > grid[-1] for rate in rates) < self.lr.extend:
-            return [float(f"{rates[-1] * ratio:.6g}")]
+            return [rounded(rates[-1] * ratio)]
         return []
+
+
+def within(best: float) -> float:
+    """The most that may remain of the excess loss for a rate to be in the window: ten times the best's, but no more than half
+    way back from it to the start."""
+    return max(best, min(10 * best, (1 + best) / 2))
 
 
 def best_rate(scores: dict[float, float]) -> float:
@@ -183,7 +196,7 @@ class CellResult:
     """A finished cell's tables: those of `Run` with a `role` column (tune or report), and what the tuning found.
 
     Args:
-        summary: chosen_lr, bracketed, window_decades (the width of the rates whose score is within 10x of the best),
+        summary: chosen_lr, bracketed, window_decades (the width of the rates that leave at most `within` of the excess),
             trials, grid, parameters, state_bytes.
         seconds: wall time of the steps and of the probes.
     """
@@ -195,7 +208,10 @@ class CellResult:
     seconds: dict[str, float]
 
     @classmethod
-    def combine(cls, runs: dict[str, list[Run]], chosen: float, scores: dict[float, float]) -> "CellResult":
+    def combine(
+        cls, runs: dict[str, list[Run]], chosen: float, scores: dict[float, float], remaining: dict[float, float]
+    ) -> "CellResult":
+        """Number the lanes through and sum up the tuning: scores and what remained of the excess, by rate."""
         tables: dict[str, list[pd.DataFrame]] = {"curves": [], "lanes": [], "spectra": []}
         first = 0
         for role, several in runs.items():
@@ -209,7 +225,7 @@ class CellResult:
                 first += len(each.lanes)
         rates = sorted(scores)
         finite = np.isfinite(scores[chosen])
-        inside = [rate for rate in rates if finite and scores[rate] <= WINDOW * scores[chosen]]
+        inside = [rate for rate in rates if finite and remaining[rate] <= within(remaining[chosen])]
         everything = [each for several in runs.values() for each in several]
         summary = {
             "chosen_lr": chosen if finite else None,

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bench import catalogue, config, tables
-from bench.jobs import WAIT, describe, job
+from bench.jobs import describe, job
 from bench.progress import FINISHED, Board, Watcher
 from bench.store import Store
 from linalg import InputError
@@ -120,13 +120,12 @@ def sweep(arguments: list[str]) -> int:
         error = run_hydra(arguments)
         if any(post.state == "busy" for post in board.latest().values()):
             print("waiting for cells that another process is running", file=sys.stderr)
-            os.environ[WAIT] = "1"
+            board.wait()
             error = run_hydra(arguments) or error
         latest, asked = board.latest(), board.sweep()
         if asked is None:
             raise InputError(str(error or "no cell was run"))  # Hydra refused the overrides in words of its own
     finally:
-        os.environ.pop(WAIT, None)
         shutil.rmtree(board.folder, ignore_errors=True)
     counts = {state: sum(post.state == state for post in latest.values()) for state in FINISHED}
     said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
@@ -134,13 +133,15 @@ def sweep(arguments: list[str]) -> int:
     keys = [key for key, post in latest.items() if post.state in ("done", "kept")]
     if keys:
         store = Store(Path(asked["results"]))
-        whole = len(keys) + counts["refused"] == asked["jobs"]
+        whole = error is None and len(keys) + counts["refused"] == len(latest)
         store.write_sweep(asked["name"], keys, asked["figures"], config.signature(arguments) if whole else "")
         report(store, asked["name"], keys, asked["figures"])
     if counts["failed"]:
         return complain("; ".join(post.message for post in latest.values() if post.state == "failed"), 1)
     if error is not None:
         raise error
+    if counts["busy"]:
+        return complain(f"{counts['busy']} cells are left to another process; the same command takes up what it leaves", 1)
     if not keys:
         raise InputError("; ".join(dict.fromkeys(post.message for post in latest.values() if post.message)) or "no cell was run")
     return 0

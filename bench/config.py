@@ -71,7 +71,7 @@ def build(axis: str, config: DictConfig) -> Any:
         raise InputError(f"{axis}.{unknown[0]}={options[unknown[0]]!r}: {target} takes {', '.join(sorted(known)) or 'no options'}")
     try:
         return cls(**options)
-    except InputError as error:
+    except (ValueError, TypeError) as error:  # InputError, or whatever a class from elsewhere raises
         raise InputError(f"{axis}.{error}") from error
 
 
@@ -135,8 +135,8 @@ def seed_list(key: str, value: Any, first: int) -> tuple[int, ...]:
             raise InputError(f"{key}={value}: must be a list of seeds, or how many")
         return tuple(range(first, first + value))
     try:
-        return tuple(int(seed) for seed in value)
-    except (TypeError, ValueError) as error:
+        return tuple(value)
+    except TypeError as error:
         raise InputError(f"{key}={value!r}: must be a list of seeds, or how many") from error
 
 

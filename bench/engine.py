@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,6 @@ class Settings:
         schedule, warmup: see `optimizers.schedule_factor`.
         dtype, device: of every tensor.
         probes: `none` (the instance's own measures alone), `basic` or `all`.
-        deadline: `time.monotonic()` value past which lanes stop and are marked `timeout`; None for never.
     """
 
     steps: int
@@ -35,7 +35,6 @@ class Settings:
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
     probes: str = "basic"
-    deadline: float | None = None
 
 
 @dataclass
@@ -69,6 +68,7 @@ class Block:
         instances: one a seed, not stacked.
         seeds: S of them.
         rates: K learning rates, the same for every seed.
+        timeout: seconds after which lanes stop and are marked `timeout`; None for never.
     """
 
     def __init__(
@@ -79,7 +79,9 @@ class Block:
         seeds: Sequence[int],
         rates: Sequence[float],
         settings: Settings,
+        timeout: float | None = None,
     ) -> None:
+        self.timeout = timeout
         self.instances, self.parameterization, self.optimizer, self.settings = instances, parameterization, optimizer, settings
         self.instance = type(instances[0]).stack(instances)
         self.seeds = seeds
@@ -93,9 +95,13 @@ class Block:
             name: tensor.requires_grad_() for name, tensor in self.params.items() if name not in parameterization.frozen
         }
         self.state = optimizer.init({name: tensor.detach() for name, tensor in self.trainable.items()}, parameterization.rates)
-        self.at = Step(
-            steps=settings.steps, generators=[generator(seed, "steps") for seed in seeds], closure=self.lane_loss_and_gradients
-        )
+        self.at = self.step_of("steps")
+        self.batches = self.step_of("batches")  # a stream of its own: what a method draws must not move the data
+        self.batch: Any = None
+
+    def step_of(self, stream: str) -> Step:
+        drawn = [generator(seed, stream) for seed in self.seeds]
+        return Step(steps=self.settings.steps, generators=drawn, closure=self.lane_loss_and_gradients)
 
     def run(self) -> BlockResult:
         """Take every step, probing on the way."""
@@ -107,17 +113,19 @@ class Block:
         late = False
         started = time.perf_counter()
         for step in range(settings.steps + 1):
-            self.at.step = step
+            self.at.step = self.batches.step = step
+            self.batch = self.instance.batch(self.batches)
             grads = self.gradients()
             if step in probed:
                 paused = time.perf_counter()
                 row = self.probe(grads, before, step in coarse)
                 alive &= row["loss"].isfinite()
+                self.freeze(~alive, grads)
                 rows.append({name: value.where(alive, torch.inf if name == "loss" else torch.nan) for name, value in row.items()})
                 if settings.probes == "all" and step in coarse:
                     result.spectra[step] = self.spectrum()
                 result.probe_seconds += time.perf_counter() - paused
-                late = settings.deadline is not None and time.monotonic() > settings.deadline
+                late = self.timeout is not None and time.perf_counter() - started > self.timeout
                 before = None
             if step == settings.steps or late or not alive.any():
                 break
@@ -147,6 +155,15 @@ class Block:
             return FactoredMatrix(weight.factors, None, weight.scale)
         return FactoredMatrix((weight.dense() if base is None else weight.dense() - base,))
 
+    def freeze(self, lanes: Tensor, grads: Params) -> None:
+        """Stop the lanes of a mask (S, K) at zero, where nothing overflows any more."""
+        if lanes.any():
+            self.lr[lanes] = 0
+            moments = [moment for moments in self.state.values() for moment in moments.values()]
+            for tensor in [*self.params.values(), *moments, *grads.values()]:
+                if tensor.shape[:2] == lanes.shape:
+                    tensor.detach()[lanes] = 0
+
     def spectrum(self) -> Tensor:
         """(S, K, k) singular values of all that was learned."""
         with torch.no_grad():
@@ -155,7 +172,7 @@ class Block:
     def gradients(self) -> Params:
         """dloss/dtensor by name at the present parameters, on this step's batch."""
         weight = self.weight()
-        return pull_back(weight, self.instance.gradient(weight, self.instance.batch(self.at)), self.trainable)
+        return pull_back(weight, self.instance.gradient(weight, self.batch), self.trainable)
 
     def probe(self, grads: Params, before: FactoredMatrix | None, coarse: bool) -> dict[str, Tensor]:
         """One value a lane (S, K) of every probe asked for."""
@@ -165,7 +182,8 @@ class Block:
             if self.settings.probes != "none":
                 row |= probes.basic(weight, before, grads, self.settings.dtype)
             if self.settings.probes == "all" and coarse:
-                row |= probes.expensive(self.instance, self.parameterization, self.params, weight, self.settings.dtype)
+                total = self.total_update()
+                row |= probes.expensive(self.instance, self.parameterization, self.params, weight, total, self.settings.dtype)
         return {name: value.detach().double().expand(self.lr.shape).to(self.lr.device) for name, value in row.items()}
 
     def lane_loss_and_gradients(self, lane: tuple[int, int]) -> tuple[Tensor, Params]:
@@ -178,7 +196,7 @@ class Block:
         instance = self._single[seed]
         with torch.enable_grad():
             weight = self.parameterization.weight(own, self.at)
-            loss = instance.loss(weight)
+            loss = instance.loss(weight, self.batch if self.batch is None else self.batch[seed : seed + 1])
             learned = {name: own[name] for name in self.trainable}
             grads = torch.autograd.grad(loss.sum(), list(learned.values()))
         return loss.detach().sum(), dict(zip(learned, grads, strict=True))
@@ -216,12 +234,13 @@ def to_lanes(tensors: Sequence[Tensor], rates: int) -> Tensor:
 def pull_back(weight: FactoredMatrix, cotangents: Sequence[Tensor | None], trainable: Params) -> Params:
     """Carry dL/dpart back to the trainable tensors."""
     pairs = [(part, grad) for part, grad in zip(weight.parts, cotangents, strict=True) if grad is not None]
-    grads = torch.autograd.grad([part for part, _ in pairs], list(trainable.values()), [grad for _, grad in pairs])
-    return dict(zip(trainable, grads, strict=True))
+    parts, cotangents = zip(*pairs, strict=True)
+    grads = torch.autograd.grad(parts, list(trainable.values()), cotangents, allow_unused=True)
+    return {name: torch.zeros_like(trainable[name]) if grad is None else grad for name, grad in zip(trainable, grads, strict=True)}
 
 
 def snapshot(weight: FactoredMatrix) -> FactoredMatrix:
-    """The weight as it stands, out of reach of the updates."""
+    """The weight as it stands, out of reach of the updates; a base that is merged into is replaced, not changed (see `Flora`)."""
     return FactoredMatrix(tuple(factor.detach().clone() for factor in weight.factors), weight.base, weight.scale)
 
 

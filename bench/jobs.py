@@ -1,6 +1,5 @@
 """What one Hydra job does: build its cell, run it unless it is there, keep what comes out."""
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,6 @@ from bench.progress import Board, Post
 from bench.store import BusyError, Store
 from linalg import InputError
 from linalg.checks import check_choice
-
-WAIT = "LOWRANK_BENCH_WAIT"  # environment variable: wait for cells that another process is running
 
 
 def job(config: DictConfig) -> float | None:
@@ -35,13 +32,14 @@ def job(config: DictConfig) -> float | None:
         cell = configuration.cell(config)
         key = cell.key
         check_figures(config.figures)
+        check_choice("force", config.force, (True, False))
         try:
             check_pair(cell.optimizer, cell.parameterization)
         except InputError as error:
             post("refused", str(error))
             return None
         store = Store(Path(config.results))
-        with store.lock(key, wait=bool(os.environ.get(WAIT))):
+        with store.lock(key, wait=board is None or board.waits):
             if store.done(key) and not config.force:
                 post("kept")
             else:
@@ -72,6 +70,8 @@ def job(config: DictConfig) -> float | None:
 
 def check_figures(figures: Sequence[str]) -> None:
     """Raise `InputError` for a figure that nobody could draw once the sweep is done."""
+    if isinstance(figures, str):
+        raise InputError(f"figures={figures}: must be a list, such as [{figures}]")
     if figures:
         from bench.plots import FIGURES
 

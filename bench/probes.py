@@ -40,7 +40,8 @@ def basic(weight: FactoredMatrix, before: FactoredMatrix | None, grads: Params, 
         probes["step_length"] = moved.double().square().sum((-2, -1)).sqrt()
     update = weight.svdvals(of="update")
     values = update if weight.base is None else weight.svdvals()
-    exact = torch.float64 if len(weight.parts) == 2 else dtype  # a product multiplied out is known to its own rounding only
+    thin = len(weight.factors) > 1 and weight.rank < min(weight.shape)
+    exact = torch.float64 if thin else dtype  # a product multiplied out is known to its own rounding only
     singular = update[..., -1] <= max(weight.shape) * torch.finfo(exact).eps * update[..., 0]
     probes["condition_product"] = condition(update).masked_fill(singular & (update[..., 0] > 0), torch.inf)
     factors = [condition(svdvals(factor)).expand(update.shape[:-1]) for factor in weight.factors]
@@ -54,28 +55,37 @@ def basic(weight: FactoredMatrix, before: FactoredMatrix | None, grads: Params, 
 
 
 def expensive(
-    instance: Instance, parameterization: Parameterization, params: Params, weight: FactoredMatrix, dtype: torch.dtype
+    instance: Instance,
+    parameterization: Parameterization,
+    params: Params,
+    weight: FactoredMatrix,
+    total: FactoredMatrix,
+    dtype: torch.dtype,
 ) -> dict[str, Tensor]:
-    """The Gauss-Newton map's condition, and the angles to the truth's leading subspaces: (lanes) each, where they are to be had."""
+    """The Gauss-Newton map's condition, and the angles to the truth's leading subspaces: (lanes) each, where they are to be had.
+
+    Args:
+        total: all that was learned, merged or not, as an update without a base.
+    """
     probes = {}
     gauss_newton = gauss_newton_condition(parameterization, params, weight, dtype)
     if gauss_newton is not None:
         probes["condition_gauss_newton"] = gauss_newton
     if instance.truth_svd is not None:
-        probes["angle_left"], probes["angle_right"] = angles_to_truth(instance, weight)
+        probes["angle_left"], probes["angle_right"] = angles_to_truth(instance, total)
     return probes
 
 
-def angles_to_truth(instance: Instance, weight: FactoredMatrix) -> tuple[Tensor, Tensor]:
+def angles_to_truth(instance: Instance, update: FactoredMatrix) -> tuple[Tensor, Tensor]:
     """(lanes) each: the largest principal angle, in radians, between the update's leading left (right) singular subspace and
     the truth's, of the dimension that both can fill."""
     assert instance.truth_svd is not None
     u, s, vt = instance.truth_svd
-    filled = int(numerical_rank(s, weight.shape, torch.float32).nan_to_num(1).min())
-    k = max(1, min(filled, weight.rank if weight.base is None else min(weight.shape)))
-    update = weight.update().detach().double()
-    ok = decomposable(update)
-    left, _, right = torch.linalg.svd(torch.where(ok[..., None, None], update, 0.0), full_matrices=False)
+    filled = int(numerical_rank(s, update.shape, torch.float32).nan_to_num(1).min())
+    k = max(1, min(filled, update.rank))
+    matrix = update.dense().detach().double()
+    ok = decomposable(matrix)
+    left, _, right = torch.linalg.svd(torch.where(ok[..., None, None], matrix, 0.0), full_matrices=False)
     angles = [largest_angle(ours[..., :k], theirs[..., :k]).where(ok, torch.nan) for ours, theirs in ((left, u), (right.mT, vt.mT))]
     return angles[0], angles[1]
 

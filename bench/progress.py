@@ -57,6 +57,17 @@ class Board:
     def current(cls) -> "Board | None":
         return cls(Path(os.environ[BOARD])) if os.environ.get(BOARD) and Path(os.environ[BOARD]).is_dir() else None
 
+    @property
+    def waits(self) -> bool:
+        """Whether jobs are to wait for cells that another process is running, instead of leaving them to it.
+
+        A file says so, because worker processes that are used again keep the environment that they started with.
+        """
+        return (self.folder / "wait").exists()
+
+    def wait(self) -> None:
+        (self.folder / "wait").touch()
+
     def post(self, post: Post) -> None:
         with open(self.folder / f"{os.getpid()}.jsonl", "a") as handle:
             handle.write(json.dumps(post.__dict__) + "\n")

@@ -1,6 +1,5 @@
 """Runs one method on one problem over learning rates and seeds, and lays the result out as tables."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from bench.catalogue import check_pair
 from bench.engine import Block, BlockResult, Settings, bytes_a_lane, cut_blocks
 from bench.probes import LEVELS
 from linalg import InputError
-from linalg.checks import check, check_choice, check_number
+from linalg.checks import check, check_choice, check_integer, check_number
 from optimizers import Optimizer, check_schedule
 from parameterizations import Parameterization
 from problems import Instance, Problem
@@ -68,7 +67,7 @@ def run(
         dtype: float32 or float64; the problem's own if None.
         device: where the lanes run.
         probes: none, basic or all.
-        timeout: seconds after which lanes stop where they are and are marked `timeout`.
+        timeout: seconds for all lanes, shared out equally; those that run out stop where they are and are marked `timeout`.
         progress: called with the lane-steps done since the last call.
 
     Raises:
@@ -78,31 +77,27 @@ def run(
     check(len(rates) > 0, "lr", lr, "at least one learning rate")
     for rate in rates:
         check_number("lr", rate, above=0)
-    seeds = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
+    seeds = list(seeds) if isinstance(seeds, Sequence) else list(range(int(seeds)))
     check(len(seeds) > 0, "seeds", seeds, "at least one seed")
+    for seed in seeds:
+        check_integer("seeds", seed, least=0)
     check(len(set(seeds)) == len(seeds), "seeds", seeds, "different from each other")
     check_schedule(schedule, steps, warmup)
     check_choice("probes", probes, LEVELS)
     if timeout is not None:
         check_number("timeout", timeout, above=0)
     check_pair(optimizer, parameterization)
-    settings = Settings(
-        steps,
-        schedule,
-        warmup,
-        as_dtype(dtype) or problem.dtype,
-        as_device(device),
-        probes,
-        None if timeout is None else time.monotonic() + timeout,
-    )
+    settings = Settings(steps, schedule, warmup, as_dtype(dtype) or problem.dtype, as_device(device), probes)
     instances = [problem.draw(seed, dtype=settings.dtype, device=settings.device) for seed in seeds]
     size = bytes_a_lane(instances[0], parameterization, optimizer, settings)
     results: list[tuple[slice, slice, BlockResult]] = []
     for by_seed, by_rate in cut_blocks(len(seeds), len(rates), size):
-        block = Block(instances[by_seed], parameterization, optimizer, seeds[by_seed], rates[by_rate], settings)
+        lanes = (by_seed.stop - by_seed.start) * (by_rate.stop - by_rate.start)
+        share = None if timeout is None else timeout * lanes / (len(seeds) * len(rates))
+        block = Block(instances[by_seed], parameterization, optimizer, seeds[by_seed], rates[by_rate], settings, share)
         results.append((by_seed, by_rate, block.run()))
         if progress is not None:
-            progress(block.lr.numel() * steps)
+            progress(lanes * steps)
     floors = [instance.best(parameterization.reach(instance.shape)) for instance in instances]
     return tabulate(results, instances, seeds, rates, floors, settings.dtype)
 
@@ -169,7 +164,7 @@ def summarize(curve: pd.DataFrame, status: str, instance: Instance, floor: float
     """A lane's row.
 
     Its score is the selection measure at the end, or at its lowest along the run where that is a validation error; two
-    scores below `resolution` are the same.
+    scores below `resolution` are the same. A lane that ran out of time has none.
     """
     loss = curve["loss"].to_numpy()
     measured = curve.loc[curve["loss"].notna()]
@@ -186,8 +181,9 @@ def summarize(curve: pd.DataFrame, status: str, instance: Instance, floor: float
         "final_loss": np.inf if diverged else measured["loss"].iloc[-1],
         "best_loss": np.nanmin(loss),
         "floor": np.nan if floor is None else floor,
-        "score": np.inf if diverged else chosen[instance.selection],
-        "headline": np.inf if diverged else chosen[instance.headline],
+        "score": np.inf if status != "ok" else chosen[instance.selection],
+        "headline": np.inf if diverged else chosen.get(instance.headline, np.nan),
+        "remaining": np.inf if status != "ok" else remaining(curve, chosen[instance.selection], instance.selection, floor),
         "resolution": resolution(curve[instance.selection].to_numpy()[0], dtype, squared=not stops_early),
         "score_step": int(chosen["step"]),
         "diverged_at": float(curve["step"].to_numpy()[np.isposinf(loss)][0]) if diverged else np.nan,
@@ -197,6 +193,15 @@ def summarize(curve: pd.DataFrame, status: str, instance: Instance, floor: float
     for fraction in TARGETS:
         row[f"steps_to_{fraction:.0e}"] = steps_to(curve["step"].to_numpy(), excess, fraction * excess[0])
     return row
+
+
+def remaining(curve: pd.DataFrame, score: float, selection: str, floor: float | None) -> float:
+    """What a run leaves of the excess loss that it started with; of a validation error's square, whose floor nobody knows."""
+    start = float(curve[selection].iloc[0])
+    if selection != "loss":
+        return (score / start) ** 2 if start else 1.0
+    excess = start - (floor or 0.0)
+    return max(score - (floor or 0.0), 0.0) / excess if excess > 0 else 1.0
 
 
 def resolution(start: float, dtype: torch.dtype, *, squared: bool) -> float:

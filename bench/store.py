@@ -34,7 +34,8 @@ class BusyError(Exception):
 class Store:
     """A results folder: `runs/<key>/` for finished cells, `failures/<key>.json` for those that raised.
 
-    A cell's files are written under other names and renamed; `DONE` comes last. Folders from several machines merge by copying.
+    A cell's files are written in `partial/`, `DONE` last, and their folder is then renamed. Folders from several machines
+    merge by copying.
     """
 
     root: Path
@@ -67,7 +68,7 @@ class Store:
 
     def save(self, key: str, cell: Cell, result: CellResult, started: float, cpu_started: float) -> None:
         """Write a finished cell, `DONE` last."""
-        folder = self.folder(key)
+        folder = self.root / "partial" / key
         shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
         folder.mkdir(parents=True)
         write(folder / "config.yaml", yaml.safe_dump(cell.describe(), sort_keys=False))
@@ -76,6 +77,13 @@ class Store:
         write(folder / "summary.json", json.dumps({**cell.names, **result.summary}, indent=1))
         write(folder / "provenance.json", json.dumps(provenance(cell, result, started, cpu_started), indent=1))
         write(folder / "DONE", "")
+        self.runs.mkdir(exist_ok=True)
+        if self.folder(key).exists():  # an earlier result stays whole until this moment
+            os.replace(self.folder(key), outdated := self.root / "partial" / f"{key}.outdated")
+            os.replace(folder, self.folder(key))
+            shutil.rmtree(outdated)
+        else:
+            os.replace(folder, self.folder(key))
         (self.root / "failures" / f"{key}.json").unlink(missing_ok=True)
 
     def save_failure(self, key: str, cell: Cell, error: BaseException) -> Path:

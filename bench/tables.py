@@ -9,39 +9,47 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import catalogue
+from bench import catalogue, labels
 from bench.stats import median_interval
 from bench.store import Store
 
 
 def cell_table(store: Store, keys: list[str]) -> pd.DataFrame:
-    """A row a cell: its names and settings, the chosen rate, and the headline measure on the reporting seeds with its interval."""
+    """A row a cell: names with the settings that differ, the chosen rate, and the headline measure on the reporting seeds."""
     rows = []
     for key in keys:
         summary, lanes = store.summary(key), store.load(key, "lanes")
         reported = lanes.loc[lanes["role"] == "report"]
-        measure = "test_rmse" if "final_test_rmse" in lanes else "relative_error"
         values = reported["headline"].to_numpy() if len(reported) else np.array([np.inf])
-        median, low, high = median_interval(values)
         steps = reported["steps_to_1e-02"].to_numpy() if len(reported) else np.array([np.inf])
+        median, low, high = median_interval(values)
         rows.append(
             {
-                "key": key,
-                **{axis: summary[axis] for axis in ("problem", "parameterization", "optimizer")},
-                "measure": measure,
+                **{axis: summary[axis] for axis in catalogue.AXES},
                 "median": median,
                 "low": low,
                 "high": high,
                 "lr": summary["chosen_lr"],
-                "bracketed": summary["bracketed"],
+                "edge": not summary["bracketed"] and summary["trials"] > 1,
                 "window_decades": summary["window_decades"],
-                "trials": summary["trials"],
                 "steps_to_target": float(np.median(steps)),
-                "diverged": int((reported["status"] == "diverged").sum()),
-                "parameters": summary["parameters"],
             }
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    settings = [labels.settings(store.config(key)) for key in keys]
+    for axis, wanted in (("problem", labels.of_problem), ("optimizer", of_optimizer), ("parameterization", of_the_rest)):
+        for _, group in table.groupby(axis):
+            named = labels.differences([settings[i] for i in group.index], wanted)
+            table.loc[group.index, axis] = [", ".join([name, *own]) for name, own in zip(group[axis], named, strict=True)]
+    return table
+
+
+def of_optimizer(path: str) -> bool:
+    return path.startswith("optimizer.")
+
+
+def of_the_rest(path: str) -> bool:
+    return labels.of_method(path) and not of_optimizer(path)
 
 
 def print_winners(store: Store, keys: list[str], console: Console | None = None) -> None:
@@ -71,7 +79,7 @@ def print_winners(store: Store, keys: list[str], console: Console | None = None)
                 f" {mark} {row.parameterization}",
                 row.optimizer,
                 f"{row.median:.3g} \\[{row.low:.3g}, {row.high:.3g}]",
-                ("" if row.bracketed else "edge ") + f"{row.lr:.3g}" if tuned else "none",
+                ("edge " if row.edge else "") + f"{row.lr:.3g}" if tuned else "none",
                 f"{row.window_decades:.1f} dec" if tuned else "none",
                 f"{row.steps_to_target:.0f}" if np.isfinite(row.steps_to_target) else "never",
             )
@@ -80,7 +88,7 @@ def print_winners(store: Store, keys: list[str], console: Console | None = None)
     console.print(
         "median of the relative error ‖W - M‖/‖M‖, or of the test RMSE in the data's units where data is held out\n"
         "* lowest median    ~ its interval reaches the winner's    edge: the best rate is the last one tried\n"
-        "window: learning rates whose score is within 10x of the best    steps to 1 %: until 1 % of the excess loss is left",
+        "window: rates that leave at most 10x the excess loss that the best leaves    steps to 1 %: until 1 % of it is left",
         style="dim",
     )
 

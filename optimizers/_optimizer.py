@@ -60,7 +60,7 @@ class Optimizer:
         grads: Mapping[str, Tensor],
         state: State,
         lr: Tensor | float,
-        step: Step | int = 0,
+        step: Step | int,
     ) -> None:
         """One step, in place.
 

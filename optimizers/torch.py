@@ -1,5 +1,6 @@
 """Any class of torch.optim, or of a library that builds on it, run on the lanes without writing code."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -83,32 +84,32 @@ class Torch(Optimizer):
             state.optimizers = [cls(lane[0]["params"], lr=lane[0]["lr"], **self.options) for lane in groups]
         except TypeError as error:
             raise InputError(f"{self.target}: {error}") from error
+        if needs_closure(self.target) and len(state.optimizers) == 1 < len(state.lanes):
+            raise InputError(f"{self.target}: needs a closure, which lanes in parameter groups cannot share")
 
     @pytorch.no_grad()
-    def update(self, params, grads, state, lr, step=0):
+    def update(self, params, grads, state, lr, step):
         lr = lr if isinstance(lr, Tensor) else pytorch.tensor(float(lr), dtype=pytorch.float64)
         if not state.optimizers:
             self._build(params, grads, state, lr)
         lanes = lane_indices(lr.shape)
         for lane, tensors in zip(lanes, state.lanes, strict=True):
             for name, tensor in tensors.items():
-                tensor.grad = grads[name][lane]
+                tensor.grad = grads[name][lane].contiguous()
         by_rate = dict.fromkeys(state.rates.get(name, 1.0) for name in state.lanes[0])  # in the order that the groups were built in
         rates = [float(lr[lane]) * rate for lane in lanes for rate in by_rate]
         groups = [group for optimizer in state.optimizers for group in optimizer.param_groups]
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
-        if len(state.optimizers) == 1 and len(lanes) > 1:
-            state.optimizers[0].step()
+        if not needs_closure(self.target):
+            for optimizer in state.optimizers:
+                optimizer.step()
             return
         for optimizer, lane, tensors in zip(state.optimizers, lanes, state.lanes, strict=True):
             closure = self._closure(step, lane, tensors)
-            try:
-                optimizer.step(closure)
-            except TypeError as error:
-                if closure is not None:
-                    raise
-                raise InputError(f"{self.target}: searches along lines and needs a Step with a closure ({error})") from error
+            if closure is None:
+                raise InputError(f"{self.target}: evaluates the loss within a step; pass update() a Step with a closure")
+            optimizer.step(closure)
 
     def state_bytes(self, state):
         tensors = [value for optimizer in state.optimizers for moments in optimizer.state.values() for value in moments.values()]
@@ -123,7 +124,7 @@ class Torch(Optimizer):
         def closure() -> Tensor:
             loss, grads = evaluate(lane)  # type: ignore[arg-type]  # lanes of a run have two dimensions
             for name, tensor in tensors.items():
-                tensor.grad = grads[name].reshape(tensor.shape)
+                tensor.grad = grads[name].reshape(tensor.shape).contiguous()
             return loss
 
         return closure
@@ -143,6 +144,12 @@ def optimizer_class(target: str) -> type[pytorch.optim.Optimizer]:
     if not (isinstance(cls, type) and issubclass(cls, pytorch.optim.Optimizer)):
         raise InputError(f"optimizer._target_={target!r}: must be a subclass of torch.optim.Optimizer")
     return cls
+
+
+def needs_closure(target: str) -> bool:
+    """Whether the class's `step` cannot do without a closure."""
+    closure = inspect.signature(inspect.unwrap(optimizer_class(target).step)).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
 
 
 def lane_indices(shape: pytorch.Size) -> list[tuple[int, ...]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from linalg import FactoredMatrix, InputError, gaussian
-from linalg.checks import check_rank, check_shape
+from linalg.checks import check_integer, check_rank, check_shape
 
 Params = dict[str, Tensor]
 Gradient = Callable[[Tensor], Tensor]
@@ -48,6 +48,10 @@ class Parameterization:
     """
 
     reference: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        if hasattr(self, "rank"):
+            check_integer("rank", self.rank)
 
     def initial(
         self, shape: tuple[int, int], generator: torch.Generator | None, base: Tensor | None, gradient: Gradient | None

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 
-from linalg.checks import check_choice, check_integer, check_number
+from linalg.checks import check_choice, check_number
 from linalg.random import gaussian, orthogonal, uniform
 from parameterizations._parameterization import Parameterization, Scheme
 
@@ -37,7 +37,7 @@ class LoRA(Parameterization):
     rslora: bool = False
 
     def __post_init__(self) -> None:
-        check_integer("rank", self.rank)
+        super().__post_init__()
         check_choice("init", self.init, SCHEMES)
         if self.alpha is not None:
             check_number("alpha", self.alpha, above=0)

@@ -37,7 +37,7 @@ class LeastSquares(Instance):
 
     def __post_init__(self) -> None:
         self._gram = None if self.inputs is None else self.inputs @ self.inputs.mT
-        self._cross_of: Tensor | None = None
+        self._cross_of: tuple[Tensor | None, int] = (None, 0)
         self._cross: Tensor | None = None
 
     @property
@@ -53,12 +53,13 @@ class LeastSquares(Instance):
         return self.target if self.pretrained is None else self.target - self.pretrained
 
     def cross(self, base: Tensor | None) -> Tensor:
-        """(..., m, n) (Y - base X) Xᵀ; kept until another base comes."""
-        if self._cross is None or self._cross_of is not base:
+        """(..., m, n) (Y - base X) Xᵀ; kept until another base comes, or this one is changed in place."""
+        version = 0 if base is None else base._version
+        if self._cross is None or self._cross_of[0] is not base or self._cross_of[1] != version:
             cross = self.target if self.inputs is None or self.outputs is None else self.outputs @ self.inputs.mT
             if base is not None:
                 cross = cross - (base if self._gram is None else base @ self._gram)
-            self._cross_of, self._cross = base, cross
+            self._cross_of, self._cross = (base, version), cross
         return self._cross
 
     def loss(self, weight: FactoredMatrix, batch: Tensor | None = None) -> Tensor:

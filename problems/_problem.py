@@ -20,7 +20,7 @@ REDUCTIONS = ("sum", "mean", "relative")
 class Instance:
     """One drawn objective, or several stacked: then every tensor is (seeds, 1, ...), so that it broadcasts over rates.
 
-    A subclass gives `loss`, `part_gradients` and `measure`, each for weights with any leading dimensions.
+    A subclass gives `shape`, `loss` and `measure` for weights with any leading dimensions, and may give `part_gradients`.
     """
 
     selection: ClassVar[str] = "loss"  # the measure that picks the learning rate; never a test error
@@ -59,8 +59,15 @@ class Instance:
     def part_gradients(
         self, parts: tuple[Tensor, ...], base: Tensor | None, wanted: tuple[bool, ...], batch: Any
     ) -> tuple[Tensor | None, ...]:
-        """The gradient for the update (..., m, n), or for its pair (..., m, r) and (..., r, n); None where not wanted."""
-        raise NotImplementedError
+        """The gradient for the update (..., m, n), or for its pair (..., m, r) and (..., r, n); None where not wanted.
+
+        By autograd through `loss`; an instance that knows its algebra does better.
+        """
+        with torch.enable_grad():
+            leaves = tuple(part.detach().requires_grad_(want) for part, want in zip(parts, wanted, strict=True))
+            loss = self.loss(FactoredMatrix(leaves, base), batch).sum()
+            found = iter(torch.autograd.grad(loss, [leaf for leaf in leaves if leaf.requires_grad]))
+        return tuple(next(found) if want else None for want in wanted)
 
     def measure(self, weight: FactoredMatrix) -> dict[str, Tensor]:
         """(...,) each, exact: `loss` over all training data, `relative_error`, and errors on held-out parts."""
@@ -120,6 +127,9 @@ class Problem:
             value = getattr(self, field.name)
             if isinstance(value, list):  # configurations have no tuples
                 object.__setattr__(self, field.name, tuple(value))
+        for name, choices in (("normalize", NORMALIZE), ("reduction", REDUCTIONS)):
+            if hasattr(self, name):
+                check_choice(name, getattr(self, name), choices)
         self.check()
 
     def check(self) -> None:

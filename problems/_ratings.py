@@ -13,7 +13,7 @@ from torch import Tensor
 from linalg import InputError
 from linalg.checks import check, check_choice, check_number
 from problems._completion import Completion
-from problems._problem import NORMALIZE, REDUCTIONS, Problem
+from problems._problem import Problem
 from problems._real_data import Split, check_cut, data_frame, digest, scaled_completion, sides
 
 CENTERS = ("biases", "mean", "none")
@@ -91,8 +91,6 @@ class Ratings(Problem):
         check(isinstance(self.ridge, tuple) and len(self.ridge) == 2, "ridge", self.ridge, "two numbers, for users and for items")
         for strength in self.ridge:
             check_number("ridge", strength, above=0)  # at zero a constant could move from users to items and back
-        check_choice("normalize", self.normalize, NORMALIZE)
-        check_choice("reduction", self.reduction, REDUCTIONS)
 
     def table(self) -> Table:
         """All the ratings there are."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from linalg.checks import check_choice
 from problems._least_squares import approximation
-from problems._problem import NORMALIZE, REDUCTIONS, Problem
+from problems._problem import Problem
 from problems._real_data import check_cut, data_frame, digest, sides
 
 SOURCES = {"tissue": ("dslabs", "tissue_gene_expression"), "nci60": ("ISLR", "NCI60")}
@@ -38,8 +38,6 @@ class GeneExpression(Problem):
     def check(self):
         check_choice("data", self.data, SOURCES)
         check_cut("shape", self.shape)
-        check_choice("normalize", self.normalize, NORMALIZE)
-        check_choice("reduction", self.reduction, REDUCTIONS)
 
     def instance(self, seed):
         return approximation(centred_cut(expression(self.data), self.shape), self.normalize, self.reduction)

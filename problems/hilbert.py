@@ -5,9 +5,9 @@ from typing import ClassVar
 
 import torch
 
-from linalg.checks import check_choice, check_shape
+from linalg.checks import check_shape
 from problems._least_squares import approximation
-from problems._problem import NORMALIZE, REDUCTIONS, Problem
+from problems._problem import Problem
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,6 @@ class Hilbert(Problem):
 
     def check(self):
         check_shape("shape", self.shape)
-        check_choice("normalize", self.normalize, NORMALIZE)
-        check_choice("reduction", self.reduction, REDUCTIONS)
 
     def instance(self, seed):
         row, column = (torch.arange(side, dtype=torch.float64) for side in self.shape)

@@ -1,5 +1,6 @@
 """Approximate a matrix whose singular values span a chosen condition number."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,7 +9,7 @@ import torch
 from linalg.checks import check_choice, check_number, check_rank, check_shape
 from linalg.random import with_spectrum
 from problems._least_squares import approximation
-from problems._problem import NORMALIZE, REDUCTIONS, Problem
+from problems._problem import Problem
 
 SPECTRA = {
     "geometric": lambda k, condition: torch.logspace(0, -1, k, base=condition, dtype=torch.float64),
@@ -21,11 +22,7 @@ SPECTRA = {
 
 def _exponent(k: int, condition: float) -> float:
     """p with k^p = condition, so that i^-p falls from 1 to 1 / condition."""
-    return (
-        float(torch.log(torch.tensor(condition, dtype=torch.float64)) / torch.log(torch.tensor(float(k)).double()))
-        if k > 1
-        else 0.0
-    )
+    return math.log(condition) / math.log(k) if k > 1 else 0.0
 
 
 @dataclass(frozen=True)
@@ -55,8 +52,6 @@ class IllConditioned(Problem):
         check_rank("rank", self.rank, self.shape)
         check_number("condition", self.condition, least=1, most=1e12)
         check_choice("spectrum", self.spectrum, SPECTRA)
-        check_choice("normalize", self.normalize, NORMALIZE)
-        check_choice("reduction", self.reduction, REDUCTIONS)
 
     def instance(self, seed):
         values = SPECTRA[self.spectrum](self.rank, float(self.condition))

@@ -10,7 +10,7 @@ from torch import Tensor
 from linalg import InputError
 from linalg.checks import check, check_choice, check_number, check_shape
 from problems._completion import Completion
-from problems._problem import NORMALIZE, REDUCTIONS, Problem
+from problems._problem import Problem
 from problems._real_data import Split, data_package, digest, scaled_completion
 
 IMAGES = ("camera", "coins", "astronaut", "coffee")  # in the wheel of scikit-image; most others would be downloaded
@@ -47,8 +47,6 @@ class Inpainting(Problem):
         check(min(self.shape) >= 2, "shape", self.shape, "at least 2 x 2")
         check_number("observed", self.observed, above=0, most=1)
         check_number("validation", self.validation, above=0, most=1)
-        check_choice("normalize", self.normalize, NORMALIZE)
-        check_choice("reduction", self.reduction, REDUCTIONS)
 
     def instance(self, seed):
         return self.completion(averaged(photograph(self.image), self.shape), seed)

@@ -6,10 +6,10 @@ from typing import ClassVar
 import torch
 
 from linalg import InputError
-from linalg.checks import check_choice, check_number, check_rank, check_shape
+from linalg.checks import check_number, check_rank, check_shape
 from linalg.random import gaussian
 from problems._completion import Completion
-from problems._problem import NORMALIZE, REDUCTIONS, Problem, reduction_weight, spectrally_normalized
+from problems._problem import Problem, reduction_weight, spectrally_normalized
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,6 @@ class MatrixCompletion(Problem):
         check_number("observed", self.observed, above=0, most=1)
         check_number("noise", self.noise, least=0)
         check_number("validation", self.validation, above=0, most=1)
-        check_choice("normalize", self.normalize, NORMALIZE)
-        check_choice("reduction", self.reduction, REDUCTIONS)
 
     def instance(self, seed):
         generator, (m, n) = self.generator(seed), self.shape

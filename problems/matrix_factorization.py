@@ -8,7 +8,7 @@ import torch
 from linalg.checks import check, check_choice, check_number, check_rank, check_shape
 from linalg.random import gaussian, with_spectrum
 from problems._least_squares import approximation
-from problems._problem import NORMALIZE, REDUCTIONS, Problem
+from problems._problem import Problem
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,6 @@ class MatrixFactorization(Problem):
     def check(self):
         check_shape("shape", self.shape)
         check_choice("kind", self.kind, ("uniform", "gaussian", "low_rank"))
-        check_choice("normalize", self.normalize, NORMALIZE)
-        check_choice("reduction", self.reduction, REDUCTIONS)
         if self.kind == "low_rank":
             check_rank("rank", self.rank, self.shape)
             if self.spectrum is not None:

@@ -11,9 +11,9 @@ import scipy.sparse
 import torch
 
 from linalg import InputError
-from linalg.checks import check, check_choice
+from linalg.checks import check
 from problems._least_squares import approximation
-from problems._problem import NORMALIZE, REDUCTIONS, Problem
+from problems._problem import Problem
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,6 @@ class MatrixFile(Problem):
     reduction: str = "sum"
 
     def check(self):
-        check_choice("normalize", self.normalize, NORMALIZE)
-        check_choice("reduction", self.reduction, REDUCTIONS)
         check(Path(self.path).suffix in (".npy", ".mtx"), "path", str(self.path), "a .npy or a MatrixMarket .mtx file")
 
     def instance(self, seed):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.plots.labels import differences, of_anything, of_method, of_problem, order, settings
+from bench.labels import differences, of_anything, of_method, of_problem, order, settings
 from bench.plots.style import Look, slots
 from bench.store import Store
 

@@ -208,3 +208,31 @@ def test_a_cell_can_be_described_and_rebuilt_with_other_settings():
         "rslora": False,
     }
     assert dataclasses.replace(cell(), steps=5).describe()["steps"] == 5
+
+
+@pytest.mark.parametrize("lr", [LearningRates(0.1, 0.1), LearningRates(values=(0.1, 0.1000001)), LearningRates(0.1, 0.1001, 5)])
+def test_a_grid_of_hardly_different_rates_ends(lr):
+    result = Cell(SMALL, Full(), SGD(), lr=lr, tune=(0,), report=(9,), steps=2).run()
+    assert result.summary["trials"] <= 5
+    assert not result.summary["bracketed"]
+
+
+def test_one_rate_is_the_one_that_was_named():
+    assert LearningRates(max=0.3, count=1).grid(Adam()) == [0.3]
+    assert LearningRates(min=0.2, count=1).grid(Adam()) == [0.2]
+    assert LearningRates(count=1).grid(Adam()) == [0.01]  # the middle of 1e-4 to 1
+
+
+def test_the_window_is_about_the_excess_over_the_floor():
+    """Full gradient descent leaves (1 - lr)^(2 steps) of the loss: 1 %, 4 % and 25 % at these rates after one step."""
+    lr = LearningRates(values=(0.5, 0.8, 0.9), extend=0)
+    full = Cell(SMALL, Full(), SGD(), lr=lr, tune=(0,), report=(9,), steps=1, dtype="float64").run()
+    assert full.summary["window_decades"] == pytest.approx(np.log10(0.9 / 0.8))
+    stuck = Cell(MatrixFactorization(shape=(8, 6)), LoRA(1), Adam(), tune=(0,), report=(9,), steps=200, dtype="float64").run()
+    assert 0 < stuck.summary["window_decades"] < 4, "a floor far above zero must not put every rate into the window"
+
+
+def test_no_rate_is_chosen_from_lanes_that_ran_out_of_time():
+    result = cell(steps=10**7, timeout=0.05).run()
+    assert set(result.lanes.status) == {"timeout"}
+    assert result.summary["chosen_lr"] is None

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import bench
-from bench.engine import cut_blocks, to_lanes
+from bench.engine import Block, Settings, cut_blocks, to_lanes
 from linalg import FactoredMatrix, InputError, generator
 from optimizers import SGD, Adam, Momentum, Torch
 from parameterizations import Deep, DeepLoRA, Flora, Full, LoRA, OPLoRA
@@ -106,6 +106,53 @@ def test_mini_batches_are_shared_by_the_rates_of_a_seed_and_cover_the_data():
     by_rate = [group.loss.to_numpy() for _, group in noisy.curves.groupby("lane")]
     np.testing.assert_allclose(by_rate[0], by_rate[1], rtol=1e-6)
     assert not np.allclose(by_rate[0], whole.curves.loss[whole.curves.seed == 0])
+
+
+@pytest.mark.parametrize("target", ["torch.optim.SGD", "torch.optim.NAdam"])
+def test_a_torch_optimizer_sees_the_same_batches_alone_as_in_a_block(target):
+    problem, settings = LinearRegression(shape=(6, 8), rank=2, batch_size=4), {"steps": 20, "dtype": "float64"}
+    block = bench.run(problem, LoRA(2), Torch(target), lr=[0.01, 0.02], seeds=[0, 1], **settings).curves
+    alone = bench.run(problem, LoRA(2), Torch(target), lr=0.02, seeds=[1], **settings).curves
+    np.testing.assert_allclose(alone.loss, block[(block.seed == 1) & (block.lr == 0.02)].loss, rtol=1e-9)
+
+
+@pytest.mark.parametrize("method", [Full(), LoRA(2), Deep()], ids=repr)
+def test_a_line_search_runs_on_tall_weights(method):
+    problem = MatrixFactorization(shape=(9, 5), kind="low_rank", rank=2)
+    run = bench.run(problem, method, Torch("torch.optim.LBFGS"), lr=[0.5, 1.0], seeds=2, steps=15, dtype="float64")
+    assert (run.lanes.final_loss < run.lanes.initial_loss).all()
+
+
+def test_resampling_does_not_move_the_batches():
+    """What a method draws comes from a stream of its own: every method of a seed sees the same data."""
+    problem = LinearRegression(shape=(6, 8), rank=2, batch_size=4)
+    seen = {}
+    for method in (LoRA(2), Flora(2, interval=3)):
+        block = Block([problem.draw(0)], method, SGD(), [0], [0.01], Settings(steps=10))
+        drawn, original = [], block.instance.batch
+        block.instance.batch = lambda at, drawn=drawn, original=original: drawn.append(original(at)) or drawn[-1]
+        block.run()
+        seen[method] = torch.cat(drawn)
+    assert torch.equal(*seen.values())
+
+
+def test_a_base_that_is_changed_in_place_is_seen_by_the_gradient():
+    instance = MatrixFactorization(shape=(6, 5)).draw(0, dtype=torch.float64)
+    base = torch.zeros(6, 5, dtype=torch.float64)
+    left, right = torch.randn(6, 1).double(), torch.randn(1, 5).double()
+    for _ in range(2):
+        found = instance.gradient(FactoredMatrix((left, right), base))
+        residual = base + left @ right - instance.target
+        torch.testing.assert_close(found[0], residual @ right.mT)
+        base += 1
+
+
+def test_a_lane_that_diverged_stands_still_at_zero():
+    block = Block([MatrixFactorization(shape=(6, 5)).draw(0)], LoRA(2), Adam(), [0], [0.01, 1e30], Settings(steps=50))
+    result = block.run()
+    assert result.status == [["ok", "diverged"]]
+    assert all((tensor[0, 1] == 0).all() for tensor in block.trainable.values())
+    assert all(tensor.isfinite().all() for tensor in block.trainable.values())
 
 
 def test_a_diverging_rate_is_marked_and_leaves_its_neighbours_alone():
