@@ -166,3 +166,27 @@ def test_the_grid_of_probed_steps_is_geometric_and_holds_both_ends(steps):
     assert {0, steps} <= probes.coarse_grid(steps)
     ratios = np.array(grid[2:]) / np.array(grid[1:-1])
     assert (ratios <= 2).all()
+
+
+def test_a_wide_pair_in_float32_keeps_its_condition():
+    """Its parts are multiplied out for the gradient, but its singular values are still taken from the factors."""
+    left, right = pair_with_condition(128, 96, 32, 1e5, torch.float32)
+    measured = probes.basic(FactoredMatrix((left, right)), None, {"left": left}, torch.float32)
+    assert measured["condition_product"].item() == pytest.approx(1e5, rel=1e-2)
+
+
+def test_a_dense_update_of_low_rank_is_singular_to_its_own_rounding():
+    update = (gaussian(20, 3) @ gaussian(3, 12, seed=1)).float()[None, None]
+    measured = probes.basic(FactoredMatrix((update,)), None, {"update": update}, torch.float32)
+    assert measured["condition_product"].item() == math.inf
+    assert measured["rank"].item() == 3
+
+
+@pytest.mark.parametrize(("method", "rank"), [(Flora(2, interval=5), 2), (LoRA(2), 4), (LoRA(6), 3)])
+def test_angles_vanish_for_all_that_was_learned(method, rank):
+    """A run that has found the target, or its leading subspace, has angles near zero whatever was merged on the way."""
+    values = tuple(10.0 ** -(i // 2) for i in range(rank))
+    problem = MatrixFactorization(shape=(10, 8), kind="low_rank", rank=rank, spectrum=values)
+    run = bench.run(problem, method, SGD(), lr=0.1, seeds=2, steps=1500, dtype="float64", probes="all")
+    last = run.curves[run.curves.step == 1500]
+    assert (last[["angle_left", "angle_right"]] < 0.05).all(axis=None)
