@@ -81,4 +81,4 @@ def check_figures(figures: Sequence[str]) -> None:
 
 def describe(error: OSError) -> str:
     """An operating system's error in one line."""
-    return f"cannot write {error.filename}: {error.strerror}" if error.filename else str(error)
+    return f"cannot write {error.filename or 'the results'}: {error.strerror or error}"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from linalg import InputError
-from linalg.checks import check_number
+from linalg.checks import check_choice, check_number
 from optimizers._optimizer import Optimizer
 
 
@@ -22,6 +22,7 @@ class SGD(Optimizer):
     def __post_init__(self) -> None:
         check_number("momentum", self.momentum, least=0, most=1)
         check_number("weight_decay", self.weight_decay, least=0)
+        check_choice("nesterov", self.nesterov, (True, False))
         if self.nesterov and not self.momentum:
             raise InputError("nesterov=True: needs a momentum above 0")
 

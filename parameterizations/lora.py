@@ -39,6 +39,7 @@ class LoRA(Parameterization):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("init", self.init, SCHEMES)
+        check_choice("rslora", self.rslora, (True, False))
         if self.alpha is not None:
             check_number("alpha", self.alpha, above=0)
         object.__setattr__(self, "init", Scheme(self.init, self))

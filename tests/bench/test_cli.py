@@ -33,6 +33,10 @@ BAD = [
     (["+problem.foo=3"], "problem.foo=3: problems.matrix_factorization.MatrixFactorization takes kind"),
     (["problem.kind=square"], "problem.kind='square': must be one of uniform, gaussian, low_rank"),
     (["shape=[8]"], "problem.shape=(8,): must be two positive integers"),
+    (["parameterization.rslora=maybe"], "parameterization.rslora='maybe': must be one of True, False"),
+    (["force=maybe"], "force='maybe': must be one of True, False"),
+    (["figures=pie"], "figures=pie: must be a list"),
+    (["seeds.tune=[0,0.5]"], "seeds.tune=0.5: must be an integer"),
     (["rank=9"], "rank=9: must be at most 6"),
     (["rank=0"], "parameterization.rank=0: must be an integer of at least 1"),
     (["rank=two"], "parameterization.rank='two': must be an integer of at least 1"),
@@ -124,6 +128,15 @@ def test_a_finished_sweep_runs_again_where_its_data_changed(tmp_path, capsys, mo
         code, _, errors = run(capsys, *sweep)
         assert code == 0
         assert words in errors
+
+
+def test_settings_that_differ_have_rows_of_their_own(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, output, _ = run(capsys, *QUICK, "problem=ill_conditioned", "problem.rank=2", "problem.condition=1,100", "rank=2,3")
+    assert code == 0
+    for row in ("ill_conditioned, condition=1", "ill_conditioned, condition=100"):
+        assert row in output
+    assert output.count("lora, rank=2") == output.count("lora, rank=3") == 2
 
 
 def test_one_bad_cell_does_not_stop_the_others(tmp_path, capsys, monkeypatch):
