@@ -79,7 +79,9 @@ class Store:
         write(folder / "DONE", "")
         self.runs.mkdir(exist_ok=True)
         if self.folder(key).exists():  # an earlier result stays whole until this moment
-            os.replace(self.folder(key), outdated := self.root / "partial" / f"{key}.outdated")
+            outdated = self.root / "partial" / f"{key}.outdated"
+            shutil.rmtree(outdated, ignore_errors=True)  # of a run killed right here
+            os.replace(self.folder(key), outdated)
             os.replace(folder, self.folder(key))
             shutil.rmtree(outdated)
         else:

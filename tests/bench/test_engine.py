@@ -10,7 +10,7 @@ import torch
 import bench
 from bench.engine import Block, Settings, cut_blocks, to_lanes
 from linalg import FactoredMatrix, InputError, generator
-from optimizers import SGD, Adam, Momentum, Torch
+from optimizers import SGD, Adam, Momentum, Torch, schedule_factor
 from parameterizations import Deep, DeepLoRA, Flora, Full, LoRA, OPLoRA
 from problems import Hilbert, LinearRegression, MatrixCompletion, MatrixFactorization
 from problems._least_squares import LeastSquares
@@ -147,10 +147,24 @@ def test_a_base_that_is_changed_in_place_is_seen_by_the_gradient():
         base += 1
 
 
-def test_a_lane_that_diverged_stands_still_at_zero():
-    block = Block([MatrixFactorization(shape=(6, 5)).draw(0)], LoRA(2), Adam(), [0], [0.01, 1e30], Settings(steps=50))
+@pytest.mark.parametrize(("schedule", "warmup"), [("constant", 0), ("constant", 5), ("linear", 4), ("cosine", 0)])
+def test_a_run_follows_its_schedule(schedule, warmup):
+    """Full gradient descent leaves (1 - lr f_t)² of ½‖W - M‖² at step t."""
+    steps, lr = 30, 0.2
+    arguments = {"steps": steps, "schedule": schedule, "warmup": warmup, "dtype": "float64"}
+    curve = bench.run(MatrixFactorization(shape=(6, 5)), Full(), SGD(), lr=lr, **arguments).curves
+    factors = [1 - lr * schedule_factor(schedule, step, steps, warmup) for step in range(steps)]
+    expected = curve.loss[0] * np.array([np.prod(factors[:step]) ** 2 for step in curve.step])
+    np.testing.assert_allclose(curve.loss, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("method", "rule"), [(LoRA(2), Adam()), (Full(), SGD())], ids=["lora", "full"])
+def test_a_lane_that_diverged_stands_still_at_zero(method, rule):
+    block = Block([MatrixFactorization(shape=(6, 5)).draw(0)], method, rule, [0], [0.01, 1e30], Settings(steps=50))
     result = block.run()
     assert result.status == [["ok", "diverged"]]
+    assert block.lr[0, 1] == 0
+    assert block.lr[0, 0] > 0
     assert all((tensor[0, 1] == 0).all() for tensor in block.trainable.values())
     assert all(tensor.isfinite().all() for tensor in block.trainable.values())
 

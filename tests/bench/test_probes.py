@@ -131,12 +131,12 @@ def test_angles_are_those_between_known_planes():
 
 
 def test_the_step_length_is_how_far_the_weight_moved():
-    run = bench.run(MatrixFactorization(shape=(9, 7)), Full(), SGD(), lr=0.25, steps=20, dtype="float64")
+    run = bench.run(MatrixFactorization(shape=(9, 7)), Full(), SGD(), lr=0.05, steps=200, dtype="float64")
     curves = run.curves.set_index("step")
     # full gradient descent: W_t - M shrinks by 1 - lr a step, so the step to t has length lr ‖W_(t-1) - M‖
     distance = np.sqrt(2 * curves.loss[0])
-    for step in (1, 2, 3, 20):
-        assert curves.step_length[step] == pytest.approx(0.25 * distance * 0.75 ** (step - 1), rel=1e-9)
+    for step in curves.index[1:]:  # the later ones lie apart
+        assert curves.step_length[step] == pytest.approx(0.05 * distance * 0.95 ** (step - 1), rel=1e-9)
     assert math.isnan(curves.step_length[0])
     assert curves.gradient_norm[0] == pytest.approx(distance)
 

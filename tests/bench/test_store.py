@@ -153,6 +153,17 @@ def test_a_cell_without_done_is_not_finished_and_its_remains_are_replaced(tmp_pa
     assert not (store.folder(cell.key) / ".lanes.parquet.123").exists()
 
 
+def test_a_cell_is_replaced_whole_even_after_a_kill_in_the_middle(tmp_path):
+    store, cell = Store(tmp_path), small_cell()
+    save(store, cell)
+    left_over = tmp_path / "partial" / f"{cell.key}.outdated"
+    left_over.mkdir()
+    (left_over / "lanes.parquet").write_text("old")
+    save(store, cell)
+    assert store.keys() == [cell.key]
+    assert not list((tmp_path / "partial").iterdir())
+
+
 def test_failures_are_kept_apart_and_go_away_with_success(tmp_path):
     store, cell = Store(tmp_path), small_cell()
     path = store.save_failure(cell.key, cell, RuntimeError("lost its way"))
