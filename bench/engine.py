@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from bench import probes
-from linalg import FactoredMatrix, generator
+from bench.lanes import Buffers, Lanes
+from linalg import ChainRule, FactoredMatrix, Program, generator
 from optimizers import Optimizer, schedule_factor
 from parameterizations import Parameterization, Params, Step
 from problems import Instance
@@ -87,17 +88,43 @@ class Block:
         self.seeds = seeds
         self.lr = torch.tensor(rates, dtype=settings.dtype, device=settings.device).expand(len(seeds), -1).contiguous()
         started = [initial_tensors(*pair, parameterization, settings) for pair in zip(instances, seeds, strict=True)]
-        self.params: Params = {}
-        for name in started[0]:
-            tensors = [params[name] for params in started]
-            self.params[name] = torch.stack(tensors)[:, None] if name in parameterization.frozen else to_lanes(tensors, len(rates))
-        self.trainable = {
-            name: tensor.requires_grad_() for name, tensor in self.params.items() if name not in parameterization.frozen
-        }
-        self.state = optimizer.init({name: tensor.detach() for name, tensor in self.trainable.items()}, parameterization.rates)
+        frozen = {name for name in started[0] if name in parameterization.frozen}
+        self.params: Params = {name: torch.stack([params[name] for params in started])[:, None] for name in frozen}
+        lanes = Lanes({name: tensor for name, tensor in started[0].items() if name not in frozen}, (len(seeds), len(rates)))
+        self.buffers = Buffers(lanes, self.lr, optimizer, parameterization.rates)
+        self._factor = 1.0  # of the schedule, in the buffers' rates
+        self.trainable, self.grads, self.state = self.buffers.params, self.buffers.grads, self.buffers.state
+        for name, tensor in self.trainable.items():
+            tensor.copy_(torch.stack([params[name] for params in started])[:, None])
+        self.params |= self.trainable
         self.at = self.step_of("steps")
         self.batches = self.step_of("batches")  # a stream of its own: what a method draws must not move the data
         self.batch: Any = None
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Record how the gradients come from the parameters; again whenever a hook has put other tensors in place."""
+        self.program = Program()
+        with torch.no_grad():
+            recorded = self.parameterization.record(self.program, self.params, self.grads, self.at)
+            chain = ChainRule(recorded.weight, self.program, recorded.cotangents)
+            base = recorded.weight.base
+            self.instance.record(self.program, chain.parts, base, chain.part_cotangents, lambda: self.batch)
+            chain.pull_back()
+            recorded.pull_back()
+        self._parts = len(chain.parts)
+        self.update = Program()
+        self.buffers.record(self.update, self.at, recorded.outer)
+        self._outer = recorded.outer
+        self._restarted = len(self.state.restarted)
+        self._recorded = {name: (tensor, tensor._version) for name, tensor in self.params.items() if name not in self.trainable}
+
+    @property
+    def bytes(self) -> int:
+        """The working set of a step."""
+        own = [tensor for name, tensor in self.params.items() if name not in self.trainable and tensor.shape[1] == self.lr.shape[1]]
+        beside = self.lr.numel() * self.instance.workspace(self._parts)
+        return self.buffers.bytes + self.program.bytes + self.lr.element_size() * (beside + sum(tensor.numel() for tensor in own))
 
     def step_of(self, stream: str) -> Step:
         drawn = [generator(seed, stream) for seed in self.seeds]
@@ -115,26 +142,25 @@ class Block:
         for step in range(settings.steps + 1):
             self.at.step = self.batches.step = step
             self.batch = self.instance.batch(self.batches)
-            grads = self.gradients()
+            last = step == settings.steps
+            if not last or settings.probes != "none":
+                self.program()
             if step in probed:
                 paused = time.perf_counter()
-                row = self.probe(grads, before, step in coarse)
+                row = self.probe(before, step in coarse)
                 alive &= row["loss"].isfinite()
-                self.freeze(~alive, grads)
+                self.freeze(~alive)
                 rows.append({name: value.where(alive, torch.inf if name == "loss" else torch.nan) for name, value in row.items()})
                 if settings.probes == "all" and step in coarse:
                     result.spectra[step] = self.spectrum()
                 result.probe_seconds += time.perf_counter() - paused
                 late = self.timeout is not None and time.perf_counter() - started > self.timeout
                 before = None
-            if step == settings.steps or late or not alive.any():
+            if last or late or not alive.any():
                 break
             if step + 1 in probed and settings.probes != "none":
                 before = snapshot(self.weight())
-            with torch.no_grad():
-                factor = schedule_factor(settings.schedule, step, settings.steps, settings.warmup)
-                self.optimizer.update(self.trainable, grads, self.state, self.lr * factor, self.at)
-                self.parameterization.after_step(self.params, grads, self.state, self.at)
+            self.step()
         result.step_seconds = time.perf_counter() - started - result.probe_seconds
         result.curves = stack_rows(rows, len(result.steps), alive)
         result.status = [[("timeout" if late else "ok") if lane else "diverged" for lane in row] for row in alive.tolist()]
@@ -144,6 +170,36 @@ class Block:
         result.parameters = sum(tensor.numel() for tensor in self.trainable.values()) // lanes
         result.state_bytes = self.optimizer.state_bytes(self.state) // lanes
         return result
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move along the gradients that the program has left."""
+        factor = schedule_factor(self.settings.schedule, self.at.step, self.settings.steps, self.settings.warmup)
+        if factor != self._factor:
+            self._factor = factor
+            self.buffers.set_rates(self.lr * factor)
+        self.update()
+        if self.hooked:
+            self.parameterization.after_step(self.params, self.grads, self.state, self.at)
+            self.take_up_changes()
+
+    @property
+    def hooked(self) -> bool:
+        """Whether the parameterization does anything after a step."""
+        return type(self.parameterization).after_step is not Parameterization.after_step
+
+    def take_up_changes(self) -> None:
+        """Go on from tensors that a hook has put in place of others, or has changed where nothing trains."""
+        for name, tensor in self.trainable.items():
+            if self.params[name] is not tensor:
+                tensor.copy_(self.params[name])
+                self.params[name] = tensor
+        fixed = {name: (tensor, tensor._version) for name, tensor in self.params.items() if name not in self.trainable}
+        if any(
+            self._recorded.get(name, (None, 0))[0] is not tensor or self._recorded[name][1] != version
+            for name, (tensor, version) in fixed.items()
+        ):
+            self.prepare()
 
     def weight(self) -> FactoredMatrix:
         return self.parameterization.weight(self.params, self.at)
@@ -155,32 +211,30 @@ class Block:
             return FactoredMatrix(weight.factors, None, weight.scale)
         return FactoredMatrix((weight.dense() if base is None else weight.dense() - base,))
 
-    def freeze(self, lanes: Tensor, grads: Params) -> None:
+    def freeze(self, lanes: Tensor) -> None:
         """Stop the lanes of a mask (S, K) at zero, where nothing overflows any more."""
         if lanes.any():
             self.lr[lanes] = 0
+            self.buffers.set_rates(self.lr * self._factor)
             moments = [moment for moments in self.state.values() for moment in moments.values()]
-            for tensor in [*self.params.values(), *moments, *grads.values()]:
+            for tensor in [*self.params.values(), *moments, *self.grads.values()]:
                 if tensor.shape[:2] == lanes.shape:
-                    tensor.detach()[lanes] = 0
+                    tensor[lanes] = 0
 
     def spectrum(self) -> Tensor:
         """(S, K, k) singular values of all that was learned."""
         with torch.no_grad():
             return self.total_update().svdvals().expand(*self.lr.shape, -1).cpu()
 
-    def gradients(self) -> Params:
-        """dloss/dtensor by name at the present parameters, on this step's batch."""
-        weight = self.weight()
-        return pull_back(weight, self.instance.gradient(weight, self.batch), self.trainable)
-
-    def probe(self, grads: Params, before: FactoredMatrix | None, coarse: bool) -> dict[str, Tensor]:
+    def probe(self, before: FactoredMatrix | None, coarse: bool) -> dict[str, Tensor]:
         """One value a lane (S, K) of every probe asked for."""
         with torch.no_grad():
+            for name, (column, line) in self._outer.items():
+                torch.mul(column, line, out=self.grads[name])
             weight = self.weight()
             row = dict(self.instance.measure(weight))
             if self.settings.probes != "none":
-                row |= probes.basic(weight, before, grads, self.settings.dtype)
+                row |= probes.basic(weight, before, self.grads, self.settings.dtype)
             if self.settings.probes == "all" and coarse:
                 total = self.total_update()
                 row |= probes.expensive(self.instance, self.parameterization, self.params, weight, total, self.settings.dtype)
@@ -224,21 +278,6 @@ def initial_tensors(instance: Instance, seed: int, parameterization: Parameteriz
     )
 
 
-def to_lanes(tensors: Sequence[Tensor], rates: int) -> Tensor:
-    """(seeds, rates, ...) with memory of its own for every lane; tall matrices lie transposed, because long rows are faster."""
-    lanes = torch.stack(list(tensors))[:, None].expand(-1, rates, *(-1 for _ in tensors[0].shape))
-    tall = tensors[0].ndim >= 2 and tensors[0].shape[-2] > tensors[0].shape[-1]
-    return lanes.mT.contiguous().mT if tall else lanes.contiguous()
-
-
-def pull_back(weight: FactoredMatrix, cotangents: Sequence[Tensor | None], trainable: Params) -> Params:
-    """Carry dL/dpart back to the trainable tensors."""
-    pairs = [(part, grad) for part, grad in zip(weight.parts, cotangents, strict=True) if grad is not None]
-    parts, cotangents = zip(*pairs, strict=True)
-    grads = torch.autograd.grad(parts, list(trainable.values()), cotangents, allow_unused=True)
-    return {name: torch.zeros_like(trainable[name]) if grad is None else grad for name, grad in zip(trainable, grads, strict=True)}
-
-
 def snapshot(weight: FactoredMatrix) -> FactoredMatrix:
     """The weight as it stands, out of reach of the updates; a base that is merged into is replaced, not changed (see `Flora`)."""
     return FactoredMatrix(tuple(factor.detach().clone() for factor in weight.factors), weight.base, weight.scale)
@@ -267,10 +306,5 @@ def cut_blocks(seeds: int, rates: int, bytes_a_lane: int, budget: int = BLOCK_BY
 
 
 def bytes_a_lane(instance: Instance, parameterization: Parameterization, optimizer: Optimizer, settings: Settings) -> int:
-    """Working set of one lane: parameters, gradients, moments and the objective's temporaries."""
-    params = initial_tensors(instance, 0, parameterization, settings)
-    trainable = sum(tensor.numel() for name, tensor in params.items() if name not in parameterization.frozen)
-    weight = parameterization.weight(params)
-    parts = sum(part.numel() for part in weight.parts)
-    entries = trainable * (3 + len(optimizer.moments)) + 2 * parts + instance.workspace(len(weight.parts))
-    return entries * settings.dtype.itemsize
+    """Working set of one lane."""
+    return Block([instance], parameterization, optimizer, [0], [1.0], settings).bytes

@@ -1,5 +1,6 @@
 """The weight as a chain of factors: what a parameterization hands to everyone else."""
 
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
@@ -54,15 +55,14 @@ class FactoredMatrix:
             update, (m, n) = self.update(), self.shape
             eye = torch.eye(min(m, n), dtype=update.dtype, device=update.device)
             return (eye, update) if m < n else (update, eye)
+        left, right = (products(side)[-1] for side in self.sides())
+        return (left.mT if self.scale == 1 else left.mT * self.scale), right
+
+    def sides(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The chain on both sides of its narrowest inner dimension, each read from there outwards: the left one transposed."""
         inner = [factor.shape[-1] for factor in self.factors[:-1]]
         cut = inner.index(min(inner)) + 1
-        left = self.factors[cut - 1]
-        for factor in reversed(self.factors[: cut - 1]):  # from the cut outwards: every product keeps the narrow side
-            left = factor @ left
-        right = self.factors[cut]
-        for factor in self.factors[cut + 1 :]:
-            right = right @ factor
-        return (left if self.scale == 1 else left * self.scale), right
+        return tuple(factor.mT for factor in reversed(self.factors[:cut])), self.factors[cut:]
 
     @cached_property
     def parts(self) -> tuple[Tensor, ...]:
@@ -70,10 +70,13 @@ class FactoredMatrix:
 
         A squared loss costs 4mnr + 4(m + n)r² multiplications through the pair's Gram matrices and 6mnr through the residual.
         """
+        return self.pair() if self.thin else (self.update(),)
+
+    @property
+    def thin(self) -> bool:
+        """Whether the pair is the cheaper thing to take a gradient through."""
         m, n = self.shape
-        if len(self.factors) > 1 and 2 * (m + n) * self.rank < m * n:
-            return self.pair()
-        return (self.update(),)
+        return len(self.factors) > 1 and 2 * (m + n) * self.rank < m * n
 
     def update(self) -> Tensor:
         """(..., m, n), the chain multiplied out, without the base."""
@@ -115,3 +118,11 @@ class FactoredMatrix:
     def __repr__(self) -> str:
         chain = " @ ".join("x".join(map(str, factor.shape[-2:])) for factor in self.factors)
         return f"FactoredMatrix({'' if self.base is None else 'base + '}{chain}, leading={tuple(self.factors[0].shape[:-2])})"
+
+
+def products(chain: Sequence[Tensor], multiply: Callable[[Tensor, Tensor], Tensor] = torch.matmul) -> list[Tensor]:
+    """chain[0], chain[0] @ chain[1], ..., the product of all."""
+    found = [chain[0]]
+    for factor in chain[1:]:
+        found.append(multiply(found[-1], factor))
+    return found

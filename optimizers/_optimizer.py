@@ -7,28 +7,49 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from linalg import Program
 from parameterizations import Parameterization, Step
+
+EVERY = "every"
+Outer = Mapping[str, tuple[Tensor, Tensor]]
 
 
 class State(dict[str, dict[str, Tensor]]):
     """Moments by parameter name, {name: {moment: tensor}}, with the multipliers of the learning rate.
 
-    `since` keeps the step at which a moment last started from zero, for bias corrections.
+    `counts` holds, by name, how many gradients the moments have seen: a tensor (), so that a captured graph counts on. While
+    it is the same for all names it may stand under `EVERY`. `restarted` are the names whose moments have been reset.
     """
 
     def __init__(self, moments: Mapping[str, dict[str, Tensor]], rates: Mapping[str, float] | None = None) -> None:
         super().__init__(moments)
         self.rates = dict(rates or {})
-        self.since: dict[tuple[str, str], int] = {}
+        self.counts: dict[str, Tensor] = {}
+        self.restarted: set[str] = set()
+        self._scratch: dict[str, Tensor] = {}
 
-    def reset(self, name: str, moment: str, step: int) -> None:
-        """Start the moment of the tensor `name` from zero, as if `step` were step 0."""
-        self[name][moment].zero_()
-        self.since[name, moment] = step
+    def reset(self, name: str) -> None:
+        """Start the moments of the tensor `name` from zero, bias corrections included."""
+        for moment in self[name].values():
+            moment.zero_()
+        self.restarted.add(name)
+        if EVERY in self.counts:
+            common = self.counts.pop(EVERY)
+            self.counts = {name: common.clone() for name in self}
+        self.counts.pop(name, None)
 
-    def count(self, name: str, moment: str, step: int) -> int:
-        """How many gradients the moment has seen once it has seen that of `step`."""
-        return step + 1 - self.since.get((name, moment), 0)
+    def count(self, name: str, like: Tensor) -> Tensor:
+        """() float32: the number of gradients seen, this one included; call it once a step."""
+        if name not in self.counts:
+            self.counts[name] = torch.zeros((), device=like.device)
+        return self.counts[name].add_(1)
+
+    def scratch(self, name: str, like: Tensor) -> Tensor:
+        """Memory in the shape and layout of `like`, the same at every step; its content is anybody's."""
+        found = self._scratch.get(name)
+        if found is None or found.shape != like.shape or found.stride() != like.stride() or found.dtype != like.dtype:
+            found = self._scratch[name] = torch.empty_like(like)
+        return found
 
 
 @dataclass(frozen=True)
@@ -36,11 +57,13 @@ class Optimizer:
     """Base class. A subclass is a frozen dataclass of hyperparameters in a file of its own, the learning rate not among them.
 
     It names its `moments` and gives `step_tensor`; `span` is the range of learning rates that a sweep starts from
-    when none is asked for, in a suite whose targets have spectral norm 1.
+    when none is asked for, in a suite whose targets have spectral norm 1. Where `elementwise` is true, an entry's step
+    depends on that entry's own gradients alone: the engine then steps all tensors as one.
     """
 
     reference: ClassVar[str] = ""
     moments: ClassVar[tuple[str, ...]] = ()
+    elementwise: ClassVar[bool] = False
     span: ClassVar[tuple[float, float]] = (1e-4, 1.0)
 
     def supports(self, parameterization: Parameterization) -> str | None:
@@ -73,15 +96,46 @@ class Optimizer:
         """
         now = step.step if isinstance(step, Step) else step
         for name, grad in grads.items():
-            rate = lr * state.rates.get(name, 1.0)
-            self.step_tensor(params[name], grad, state, name, per_lane(rate, params[name]), now)
+            param = params[name]
+            if grad.stride() != param.stride():
+                grad = torch.empty_like(param).copy_(grad)  # rules go through memory, tensor beside tensor
+            rate = lr if name not in state.rates else lr * state.rates[name]
+            self.step_tensor(param, grad, state, name, per_lane(rate, param), now)
+
+    def prefers_names(self, entries: int, device: torch.device, outer: bool) -> bool:
+        """Whether an elementwise rule would rather `record` tensors by name than all as one.
+
+        Args:
+            entries: of a lane.
+            outer: whether some gradients come as outer products.
+        """
+        return False
+
+    def record(
+        self,
+        program: Program,
+        params: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        state: State,
+        lr: Tensor,
+        at: Step,
+        outer: Outer,
+    ) -> None:
+        """Record `update` on tensors that keep their memory, the learning rates among them.
+
+        Args:
+            outer: gradients that are still to be formed in `grads`: column (*lanes, p, 1) and row (*lanes, 1, q) by name.
+        """
+        for name, (column, row) in outer.items():
+            program.do(torch.mul, column, row, out=grads[name])
+        program.do(self.update, params, grads, state, lr, at)
 
     def state_bytes(self, state: State) -> int:
         """What the moments of all lanes take."""
         return sum(moment.numel() * moment.element_size() for moments in state.values() for moment in moments.values())
 
     def step_tensor(self, param: Tensor, grad: Tensor, state: State, name: str, lr: Tensor | float, step: int) -> None:
-        """Move one tensor; `lr` broadcasts against it."""
+        """Move one tensor; `lr` broadcasts against it. `grad` lies in memory as `param` does."""
         raise NotImplementedError(f"{type(self).__name__} must define step_tensor()")
 
 
@@ -89,4 +143,18 @@ def per_lane(lr: Tensor | float, param: Tensor) -> Tensor | float:
     """A rate (*lanes) with trailing dimensions of one, to broadcast against a tensor (*lanes, ...)."""
     if not isinstance(lr, Tensor):
         return lr
-    return lr.reshape(lr.shape + (1,) * (param.ndim - lr.ndim))
+    lr = lr if lr.dtype == param.dtype else lr.to(param.dtype)
+    return lr if lr.ndim == param.ndim else lr.reshape(lr.shape + (1,) * (param.ndim - lr.ndim))
+
+
+def in_rows(x: Tensor) -> Tensor:
+    """A tensor that lies transposed, transposed back: kernels that go through memory would copy it first."""
+    return x if x.is_contiguous() or x.ndim < 2 else x.mT
+
+
+def descend(param: Tensor, direction: Tensor, lr: Tensor | float) -> None:
+    """param ← param - lr direction."""
+    if isinstance(lr, Tensor):
+        param.addcmul_(direction, lr, value=-1)
+    else:
+        param.add_(direction, alpha=-lr)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 
 from linalg.checks import check_number
-from optimizers._optimizer import Optimizer
+from optimizers._optimizer import Optimizer, descend
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class Adagrad(Optimizer):
 
     reference: ClassVar[str] = "Duchi, Hazan and Singer 2011"
     moments: ClassVar[tuple[str, ...]] = ("sum",)
+    elementwise: ClassVar[bool] = True
     span: ClassVar[tuple[float, float]] = (1e-3, 1e1)
 
     eps: float = 1e-10
@@ -28,6 +29,6 @@ class Adagrad(Optimizer):
         if self.weight_decay:
             grad = grad.add(param, alpha=self.weight_decay)
         total = state[name]["sum"].addcmul_(grad, grad)
-        direction = torch.sqrt(total).add_(self.eps)
+        direction = torch.sqrt(total, out=state.scratch(name, param)).add_(self.eps)
         torch.div(grad, direction, out=direction)
-        param.sub_(direction.mul_(lr))
+        descend(param, direction, lr)

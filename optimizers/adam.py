@@ -2,12 +2,18 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import product
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from linalg.checks import check, check_number
-from optimizers._optimizer import Optimizer
+from optimizers._optimizer import EVERY, Optimizer, in_rows
+
+LARGE = 8192  # entries of a lane
+
+Tensors = list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -16,6 +22,7 @@ class Adam(Optimizer):
 
     reference: ClassVar[str] = "Kingma and Ba 2015, arXiv 1412.6980"
     moments: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
+    elementwise: ClassVar[bool] = True
     span: ClassVar[tuple[float, float]] = (1e-4, 1.0)
 
     betas: tuple[float, float] = (0.9, 0.999)
@@ -34,15 +41,56 @@ class Adam(Optimizer):
     def step_tensor(self, param, grad, state, name, lr, step):
         if self.weight_decay:
             grad = self._decay(param, grad, lr)
-        beta1, beta2 = self.betas
-        first, second = state[name]["exp_avg"], state[name]["exp_avg_sq"]
-        first.lerp_(grad, 1 - beta1)
-        second.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        correction1 = 1 - beta1 ** state.count(name, "exp_avg", step)
-        correction2 = 1 - beta2 ** state.count(name, "exp_avg_sq", step)
-        direction = torch.sqrt(second).mul_(correction2**-0.5).add_(self.eps)
-        torch.div(first, direction, out=direction)
-        param.sub_(direction.mul_(lr / correction1))
+        moments = [state[name]["exp_avg"]], [state[name]["exp_avg_sq"]]
+        if not isinstance(lr, Tensor):
+            self._fused([param], [grad], *moments, state.count(name, param), lr)
+            return
+        # the kernel takes one rate for a tensor: at rate 1, a zero tensor becomes minus the direction
+        direction = state.scratch(name, param).zero_()
+        self._fused([direction], [grad], *moments, state.count(name, param), 1.0)
+        param.addcmul_(direction, lr)
+
+    def _fused(self, params: Tensors, grads: Tensors, first: Tensors, second: Tensors, count: Tensor, lr: Tensor | float) -> None:
+        """One pass over all there is, by torch's own kernel."""
+        torch._fused_adam_(
+            params,
+            grads,
+            first,
+            second,
+            [],
+            [count] * len(params),
+            lr=lr,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            weight_decay=0.0,
+            eps=self.eps,
+            amsgrad=False,
+            maximize=False,
+        )
+
+    def prefers_names(self, entries, device, outer):
+        return entries >= LARGE and device.type == "cpu" and not self.weight_decay
+
+    def record(self, program, params, grads, state, lr, at, outer):
+        """Large lanes go one by one, each at its own rate: that spares the passes which bring the rates in.
+
+        A lane's outer products are formed just before they are used, while they fit a core's own cache.
+        """
+        entries = sum(tensor.numel() for tensor in params.values()) // lr.numel()
+        if not self.prefers_names(entries, lr.device, bool(outer)) or state.rates or state.restarted:
+            super().record(program, params, grads, state, lr, at, outer)
+            return
+        count = state.counts[EVERY]
+        program.do(count.add_, 1)
+        formed = {name: program.empty(params[name], in_rows(params[name][0, 0]).shape) for name in outer}
+        for lane in product(*map(range, lr.shape)):
+            for name, (column, row) in outer.items():
+                place = formed[name] if params[name].is_contiguous() else formed[name].mT
+                program.matmul(column[lane], row[lane], place)
+            streams = params, grads, *({name: state[name][moment] for name in params} for moment in self.moments)
+            rows = [[in_rows(stream[name][lane]) for name in params] for stream in streams]
+            rows[1] = [formed.get(name, gradient) for name, gradient in zip(params, rows[1], strict=True)]
+            program.do(self._fused, *rows, count, lr[lane])
 
     def _decay(self, param, grad, lr):
         return grad.add(param, alpha=self.weight_decay)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from optimizers._optimizer import descend
 from optimizers.adam import Adam
 
 
@@ -15,5 +16,5 @@ class AdamW(Adam):
     weight_decay: float = 0.01
 
     def _decay(self, param, grad, lr):
-        param.mul_(1 - lr * self.weight_decay)
+        descend(param, param, lr * self.weight_decay)
         return grad

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 
 from linalg.checks import check_number
-from optimizers._optimizer import Optimizer
+from optimizers._optimizer import Optimizer, descend
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,7 @@ class RMSprop(Optimizer):
     """w ← w - lr g / (√v + eps), v ← alpha v + (1 - alpha) g²; with momentum, along its buffer."""
 
     reference: ClassVar[str] = "Tieleman and Hinton 2012"
+    elementwise: ClassVar[bool] = True
     span: ClassVar[tuple[float, float]] = (1e-4, 1.0)
 
     alpha: float = 0.99
@@ -33,8 +34,8 @@ class RMSprop(Optimizer):
         if self.weight_decay:
             grad = grad.add(param, alpha=self.weight_decay)
         square = state[name]["square_avg"].mul_(self.alpha).addcmul_(grad, grad, value=1 - self.alpha)
-        direction = torch.sqrt(square).add_(self.eps)
+        direction = torch.sqrt(square, out=state.scratch(name, param)).add_(self.eps)
         torch.div(grad, direction, out=direction)
         if self.momentum:
             direction = state[name]["momentum"].mul_(self.momentum).add_(direction)
-        param.sub_(direction * lr)
+        descend(param, direction, lr)

@@ -1,13 +1,13 @@
 """The contract of a parameterization: a map from trainable tensors to a weight."""
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from linalg import FactoredMatrix, InputError, gaussian
+from linalg import FactoredMatrix, InputError, Program, gaussian
 from linalg.checks import check_integer, check_rank, check_shape
 
 Params = dict[str, Tensor]
@@ -124,6 +124,19 @@ class Parameterization:
     def after_step(self, params: Params, grads: Mapping[str, Tensor], state: Any, at: Step) -> None:
         """Runs after every update of the optimizer: resample, merge, truncate. May rotate the optimizer's moments."""
 
+    def record(self, program: Program, params: Params, grads: Params, at: Step) -> "Recorded":
+        """Record the factors of `params`, tensors that keep their memory; what comes back carries their gradients on to `grads`.
+
+        Where the factors are the parameters themselves nothing is left to do. Elsewhere autograd goes through `weight`, unless
+        a method records its own map.
+        """
+        weight = self.weight(params, at)
+        names = [next((name for name, tensor in params.items() if tensor is factor), None) for factor in weight.factors]
+        itself = type(self).weight is Parameterization.weight and None not in names and len(set(names)) == len(names)
+        if itself:
+            return Recorded(weight, tuple(grads.get(str(name)) for name in names), lambda: None)
+        return _record_autograd(self, program, params, grads, at)
+
     def export(self, params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The plain LoRA pair (A: (..., r, n), B: (..., m, r)) with B @ A equal to the update, scale baked in.
 
@@ -132,6 +145,58 @@ class Parameterization:
         """
         left, right = self.weight(params).pair()
         return right, left
+
+
+@dataclass
+class Recorded:
+    """A weight whose factors a program fills.
+
+    Args:
+        weight: its factors keep their memory.
+        cotangents: one a factor: where dL/dfactor is to be left; None where it is not wanted.
+        pull_back: records the way from there to the gradients of the trainable tensors.
+        outer: gradients that `pull_back` leaves unformed: column (..., p, 1) and row (..., 1, q) by name.
+    """
+
+    weight: FactoredMatrix
+    cotangents: tuple[Tensor | None, ...]
+    pull_back: Callable[[], None]
+    outer: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+def _record_autograd(parameterization: Parameterization, program: Program, params: Params, grads: Params, at: Step) -> Recorded:
+    graph: dict[str, Any] = {}
+
+    def evaluate() -> FactoredMatrix:
+        graph["leaves"] = {name: params[name].detach().requires_grad_() for name in grads}
+        with torch.enable_grad():
+            weight = parameterization.weight({**params, **graph["leaves"]}, at)
+            first = weight.factors[0] if weight.scale == 1 else weight.factors[0] * weight.scale  # a step's own scale
+        graph["factors"] = (first, *weight.factors[1:])
+        return weight
+
+    weight = evaluate()
+    factors = tuple(program.empty(factor, factor.shape) for factor in graph["factors"])
+    base = None if weight.base is None or weight.base is params.get("base") else program.empty(weight.base, weight.base.shape)
+    cotangents = tuple(program.empty(factor, factor.shape) if factor.requires_grad else None for factor in graph["factors"])
+
+    def forward() -> None:
+        weight = evaluate()
+        for place, factor in zip(factors, graph["factors"], strict=True):
+            place.copy_(factor.detach())
+        if base is not None and weight.base is not None:
+            base.copy_(weight.base.detach())
+
+    def backward() -> None:
+        outputs = [factor for factor in graph["factors"] if factor.requires_grad]
+        given = [cotangent for cotangent in cotangents if cotangent is not None]
+        found = torch.autograd.grad(outputs, list(graph["leaves"].values()), given, allow_unused=True)
+        for name, gradient in zip(graph["leaves"], found, strict=True):
+            grads[name].zero_() if gradient is None else grads[name].copy_(gradient)
+
+    program.do(forward)
+    recorded = FactoredMatrix(factors, weight.base if base is None else base)
+    return Recorded(recorded, cotangents, lambda: program.do(backward))
 
 
 class Scheme(str):

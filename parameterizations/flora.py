@@ -82,10 +82,11 @@ class Flora(Parameterization):
         params["base"] = self.weight(params).dense()
         params["right"] = at.gaussian_like(old) / math.sqrt(self.rank)
         params["left"].zero_()
+        if self.momentum == "reset":
+            state.reset("left")
+            return
         for name, moment in state["left"].items():
-            if self.momentum == "reset":
-                state.reset("left", name, at.step + 1)
-            elif name in FIRST_MOMENTS:
+            if name in FIRST_MOMENTS:
                 moment.copy_(moment @ (old @ params["right"].mT))
             else:
                 moment.copy_(moment.mean(-1, keepdim=True).expand_as(moment))

@@ -7,14 +7,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from linalg import FactoredMatrix
 from linalg.checks import check_choice, check_integer, check_number
 from linalg.random import gaussian, uniform
-from parameterizations._parameterization import Parameterization
+from parameterizations._parameterization import Parameterization, Recorded
 
 
 @dataclass(frozen=True)
 class OPLoRA(Parameterization):
-    """[vec A; vec B] = W2 ReLU(W1 z + c1) + c2 (eq. 4), scaled by alpha / r; the update starts at zero.
+    """[A; Bᵀ] by rows = W2 ReLU(W1 z + c1) + c2 (eq. 4), scaled by alpha / r; the update starts at zero.
 
     Args:
         rank: r of the predicted factors A (r, n) and B (m, r).
@@ -85,7 +86,54 @@ class OPLoRA(Parameterization):
         )
         if self.head == "rezero":
             left = left * params["rescale"]
-        return left.unflatten(-1, (-1, self.rank)), right.unflatten(-1, (self.rank, -1))
+        return self._matrix(left).mT, self._matrix(right)
+
+    def _matrix(self, entries: Tensor) -> Tensor:
+        """(..., r, p) of a predicted vector (..., r p): Bᵀ or A, whose rows are the long ones."""
+        return entries.unflatten(-1, (self.rank, -1))
+
+    def record(self, program, params, grads, at):
+        """By hand: a head's gradient is an outer product, which rules may take as it is.
+
+        The gradient of a head's bias is that of its factor: one memory serves both.
+        """
+        hidden: dict[str, Tensor] = {}
+        for prefix in dict.fromkeys(self._trunks.values()):
+            before = program.matmul(params[f"{prefix}hidden_weight"], params[f"{prefix}embedding"][..., None])
+            program.do(before.add_, params[f"{prefix}hidden_bias"][..., None])
+            hidden[prefix] = before
+            program.do(before.clamp_min_, 0)
+        predicted, places = {}, {}
+        for factor, prefix in self._trunks.items():
+            entries = program.matmul(params[f"{factor}_head_weight"], hidden[prefix])
+            program.do(entries.add_, params[f"{factor}_head_bias"][..., None])
+            predicted[factor] = entries[..., 0]
+            places[factor] = grads[f"{factor}_head_bias"]
+        left, left_place = predicted["left"], places["left"]
+        if self.head == "rezero":
+            left = program.empty(left, left.shape)
+            left_place = program.empty(left, left.shape)
+            program.do(torch.mul, predicted["left"], params["rescale"], out=left)
+        weight = FactoredMatrix((self._matrix(left).mT, self._matrix(predicted["right"])), params.get("base"), self.scaling)
+
+        def pull_back() -> None:
+            if self.head == "rezero":
+                program.do(torch.mul, left_place, params["rescale"], out=places["left"])
+                program.matmul(left_place[..., None, :], predicted["left"][..., None], grads["rescale"][..., None])
+            reached: set[str] = set()
+            for factor, prefix in self._trunks.items():
+                column = places[factor][..., None]
+                back = grads[f"{prefix}hidden_bias"][..., None]
+                program.matmul(params[f"{factor}_head_weight"].mT, column, back, beta=float(prefix in reached))
+                reached.add(prefix)
+            for prefix, active in hidden.items():
+                back = grads[f"{prefix}hidden_bias"][..., None]
+                program.do(torch.ops.aten.threshold_backward.grad_input, back, active, 0, grad_input=back)
+                program.do(torch.mul, back, params[f"{prefix}embedding"][..., None, :], out=grads[f"{prefix}hidden_weight"])
+                program.matmul(params[f"{prefix}hidden_weight"].mT, back, grads[f"{prefix}embedding"][..., None])
+
+        outer = {f"{factor}_head_weight": (places[factor][..., None], hidden[prefix].mT) for factor, prefix in self._trunks.items()}
+        return Recorded(weight, (self._matrix(left_place).mT, self._matrix(places["right"])), pull_back, outer)
 
     @property
     def scaling(self) -> float:

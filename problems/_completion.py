@@ -2,13 +2,14 @@
 
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from linalg import FactoredMatrix
-from problems._problem import Instance
+from linalg import FactoredMatrix, Program
+from problems._problem import Instance, run_once
 
 warnings.filterwarnings(
     "ignore", message="Sparse CSR tensor support is in beta"
@@ -82,27 +83,52 @@ class Completion(Instance):
         return (_take(left.mT, row) * _take(right, column)).sum(-2)
 
     def part_gradients(self, parts, base, wanted, batch):
-        if self._dense or len(parts) == 1 or base is not None:
-            residual = self._dense_residual(parts, base)
-            if len(parts) == 1:
-                return (residual,)
-            return (residual @ parts[1].mT if wanted[0] else None), (parts[0].mT @ residual if wanted[1] else None)
-        left, right = parts
-        return self._gathered_gradients(left, right, wanted)
+        if self._gathers(parts, base):
+            return self._gathered_gradients(parts[0], parts[1], wanted)
+        lead = torch.broadcast_shapes(self.observed.shape[:-1], () if base is None else base.shape[:-2])
+        return run_once(partial(self._record_dense, base=base), parts, wanted, lead)
 
-    def _dense_residual(self, parts: tuple[Tensor, ...], base: Tensor | None) -> Tensor:
-        """(..., m, n) the loss's derivative by the weight: zero off the observed entries."""
-        residual = parts[0] @ parts[1] if len(parts) == 2 else parts[0].clone()
-        if base is not None:
-            residual = residual + base
+    def record(self, program, parts, base, cotangents, batch):
+        if self._gathers(parts, base):
+            super().record(program, parts, base, cotangents, batch)
+        else:
+            self._record_dense(program, parts, cotangents, base)
+
+    def _record_dense(
+        self, program: Program, parts: tuple[Tensor, ...], cotangents: tuple[Tensor | None, ...], base: Tensor | None
+    ) -> None:
+        if len(parts) == 1:
+            if cotangents[0] is not None:
+                self._record_residual(program, parts[0], base, cotangents[0])
+            return
+        left, right = parts
+        residual = program.matmul(left, right)
+        self._record_residual(program, residual, base, residual)
+        if cotangents[0] is not None:
+            program.matmul(residual, right.mT, cotangents[0])
+        if cotangents[1] is not None:
+            program.matmul(left.mT, residual, cotangents[1])
+
+    def _gathers(self, parts: tuple[Tensor, ...], base: Tensor | None) -> bool:
+        """Whether the observed entries are few enough, and the weight a bare product, to work on them alone."""
+        return not self._dense and len(parts) == 2 and base is None
+
+    def _record_residual(self, program: Program, update: Tensor, base: Tensor | None, out: Tensor) -> None:
+        """The loss's derivative by the weight (..., m, n): c (W - M) on the observed entries, zero off them."""
+        weight = self.weight[..., None, None]
         if self._dense:
-            same = residual.shape == torch.broadcast_shapes(residual.shape, self._mask.shape)
-            masked = residual.mul_(self._mask) if same else residual * self._mask
-            return masked.sub_(self._target).mul_(self.weight[..., None, None])
-        flat = residual.flatten(-2)
-        index = self.observed.expand(*flat.shape[:-1], -1)
-        gathered = (flat.gather(-1, index) - self.values) * self.weight[..., None]
-        return torch.zeros_like(flat).scatter_(-1, index, gathered).view_as(residual)
+            mask, target = self._mask * weight, self._target * weight
+            offset = -target if base is None else base * mask - target
+            program.do(torch.addcmul, offset, update, mask, out=out)
+            return
+        flat, index = update.flatten(-2), self.observed.expand(*update.shape[:-2], -1)
+        values = self.values if base is None else self.values - _take(base.flatten(-2), self.observed)
+
+        def scatter() -> None:
+            gathered = (flat.gather(-1, index) - values) * self.weight[..., None]
+            out.zero_().flatten(-2).scatter_(-1, index, gathered)
+
+        program.do(scatter)
 
     def _gathered_gradients(self, left: Tensor, right: Tensor, wanted: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
         lead = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2], self.observed.shape[:-1])
@@ -133,7 +159,7 @@ class Completion(Instance):
         return measures
 
     def workspace(self, parts):
-        return 2 * self.rows * self.columns if self._dense or parts == 1 else 4 * self.observed.shape[-1]
+        return 0 if self._dense else 4 * self.observed.shape[-1]
 
     def best(self, rank: int) -> float | None:
         return self.floor if rank >= self.hidden_rank else None

@@ -1,13 +1,14 @@
 """Fully observed squared losses: approximate a matrix, or fit outputs from inputs."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from linalg import FactoredMatrix
+from linalg import FactoredMatrix, Program
 from parameterizations import Step
-from problems._problem import Instance, reduction_weight, spectrally_normalized
+from problems._problem import Instance, reduction_weight, run_once, spectrally_normalized
 
 Parts = tuple[Tensor, ...]
 
@@ -74,35 +75,62 @@ class LeastSquares(Instance):
         return weight.apply(inputs.mT).mT - outputs
 
     def part_gradients(self, parts, base, wanted, batch):
-        if batch is not None:
-            grads = self._batch_gradients(parts, base, wanted, batch)
-        elif len(parts) == 1:
-            grads = ((parts[0] if self._gram is None else parts[0] @ self._gram) - self.cross(base),)
-        else:
-            grads = self._gram_gradients(parts, base, wanted)
-        if self._unit and batch is None:
-            return grads
+        if batch is None:
+            cross = self.cross(base)
+            return run_once(partial(self._record_full, cross=cross), parts, wanted, cross.shape[:-2])
         scale = self.weight[..., None, None] * self._batch_scale(batch)
+        grads = self._batch_gradients(parts, base, wanted, batch)
         return tuple(None if grad is None else grad.mul_(scale) for grad in grads)
+
+    def record(self, program, parts, base, cotangents, batch):
+        if self.batch_size:
+            super().record(program, parts, base, cotangents, batch)
+        else:
+            self._record_full(program, parts, cotangents, self.cross(base))
+
+    def _record_full(self, program: Program, parts: Parts, cotangents: tuple[Tensor | None, ...], cross: Tensor) -> None:
+        if len(parts) == 1:
+            through = parts[0] if self._gram is None else program.matmul(parts[0], self._gram)
+            program.do(torch.sub, through, cross, out=cotangents[0])
+        elif cotangents[1] is None:
+            self._record_left(program, parts, cross, cotangents[0])
+        else:
+            self._record_both(program, parts, cross, cotangents)
+        if not self._unit:
+            scale = self.weight[..., None, None]
+            for cotangent in cotangents:
+                if cotangent is not None:
+                    program.do(cotangent.mul_, scale)
 
     @property
     def _unit(self) -> bool:
         """Whether the gradient needs no scaling: the default, a sum over all samples."""
         if not hasattr(self, "_is_unit"):
-            self._is_unit = bool((self.weight == 1).all()) and not self.batch_size
+            self._is_unit = bool((self.weight == 1).all())
         return self._is_unit
 
-    def _gram_gradients(self, parts: Parts, base: Tensor | None, wanted: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+    def _record_both(self, program: Program, parts: Parts, cross: Tensor, cotangents: tuple[Tensor | None, ...]) -> None:
+        """The products with C come first: they are the large ones, and fill the places that the others are added to."""
         left, right = parts
-        cross = self.cross(base)
+        through = right if self._gram is None else program.matmul(right, self._gram)
+        grad_left, grad_right = cotangents
+        if grad_left is not None:
+            program.matmul(cross, right.mT, grad_left)
+            program.matmul(left, program.matmul(right, through.mT), grad_left, beta=-1)
+        program.matmul(left.mT, cross, grad_right)
+        program.matmul(program.matmul(left.mT, left), through, grad_right, beta=-1)
+
+    def _record_left(self, program: Program, parts: Parts, cross: Tensor, grad_left: Tensor | None) -> None:
+        """With a fixed right factor all that is large is computed here, once."""
+        left, right = parts
+        if grad_left is None:
+            return
         through = right if self._gram is None else right @ self._gram
-        grad_left = grad_right = None
-        if wanted[0]:
-            gram = right @ through.mT
-            grad_left = (gram @ left.mT).sub_(shared_matmul(right, cross.mT)).mT  # built (r, m): long rows are faster
-        if wanted[1]:
-            grad_right = (left.mT @ left @ through).sub_(shared_matmul(left.mT, cross))
-        return grad_left, grad_right
+        fixed = torch.empty_like(grad_left)  # in grad_left's layout
+        fixed.copy_(shared_matmul(right, cross.mT).mT)
+        program.memory.append(fixed)
+        program.do(grad_left.copy_, fixed)
+        program.matmul(left, right @ through.mT, grad_left, beta=-1)
 
     def _batch_gradients(
         self, parts: Parts, base: Tensor | None, wanted: tuple[bool, ...], batch: Tensor
@@ -128,6 +156,9 @@ class LeastSquares(Instance):
         samples = self.inputs.shape[-1]
         drawn = [torch.randperm(samples, generator=source)[: self.batch_size] for source in at.generators]
         return torch.stack(drawn).reshape(*self.inputs.shape[:-2], self.batch_size).to(self.inputs.device)
+
+    def workspace(self, parts):
+        return self.batch_size * sum(self.shape)
 
     def measure(self, weight):
         dense = weight.dense()

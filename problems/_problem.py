@@ -1,6 +1,6 @@
 """The contract of a problem: a family of objectives over a matrix, drawn with a seed into an instance."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from linalg import FactoredMatrix, decomposable, generator
+from linalg import FactoredMatrix, Program, decomposable, generator
 from linalg.checks import check, check_choice, check_integer
 from parameterizations import Step
 
@@ -69,6 +69,30 @@ class Instance:
             found = iter(torch.autograd.grad(loss, [leaf for leaf in leaves if leaf.requires_grad]))
         return tuple(next(found) if want else None for want in wanted)
 
+    def record(
+        self,
+        program: Program,
+        parts: tuple[Tensor, ...],
+        base: Tensor | None,
+        cotangents: tuple[Tensor | None, ...],
+        batch: Callable[[], Any],
+    ) -> None:
+        """Record what `part_gradients` computes, for parts whose memory stays: each into its place in `cotangents`.
+
+        Args:
+            cotangents: one a part, None where it is not wanted: such a part and the base keep their content, too. A place
+                may be the part's own memory.
+            batch: gives the batch of the step at hand, once the program runs.
+        """
+        wanted = tuple(cotangent is not None for cotangent in cotangents)
+
+        def evaluate() -> None:
+            for place, gradient in zip(cotangents, self.part_gradients(parts, base, wanted, batch()), strict=True):
+                if place is not None and gradient is not None:
+                    place.copy_(gradient)
+
+        program.do(evaluate)
+
     def measure(self, weight: FactoredMatrix) -> dict[str, Tensor]:
         """(...,) each, exact: `loss` over all training data, `relative_error`, and errors on held-out parts."""
         raise NotImplementedError
@@ -78,8 +102,8 @@ class Instance:
         return None
 
     def workspace(self, parts: int) -> int:
-        """Entries of the temporaries that a gradient of that many parts needs for one lane, beside the parts' own size."""
-        return 2 * self.shape[0] * self.shape[1] if parts == 1 else 0
+        """Entries that a gradient of that many parts needs for one lane beside what `record` lays out."""
+        return 2 * self.shape[0] * self.shape[1]
 
     def best(self, rank: int) -> float | None:
         """The lowest loss that an update of that rank can reach, where theory gives it; of an instance that is not stacked."""
@@ -110,6 +134,22 @@ class Instance:
             values = [getattr(instance, field.name) for instance in instances]
             stacked[field.name] = torch.stack(values)[:, None] if isinstance(values[0], Tensor) else values[0]
         return cls(**stacked)
+
+
+def run_once(
+    record: Callable[..., None], parts: tuple[Tensor, ...], wanted: tuple[bool, ...], lead: torch.Size
+) -> tuple[Tensor | None, ...]:
+    """What `record(program, parts, places)` leaves in new places, one a wanted part, run there and then.
+
+    Args:
+        lead: leading dimensions of all that the gradient depends on beside the parts.
+    """
+    lead = torch.broadcast_shapes(lead, *(part.shape[:-2] for part in parts))
+    places = tuple(part.new_empty(*lead, *part.shape[-2:]) if want else None for part, want in zip(parts, wanted, strict=True))
+    program = Program()
+    record(program, parts, places)
+    program()
+    return places
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import bench
-from bench.engine import Block, Settings, cut_blocks, to_lanes
+from bench.engine import Block, Settings, cut_blocks
+from bench.lanes import Lanes
 from linalg import FactoredMatrix, InputError, generator
 from optimizers import SGD, Adam, Momentum, Torch, schedule_factor
 from parameterizations import Deep, DeepLoRA, Flora, Full, LoRA, OPLoRA
@@ -246,11 +247,19 @@ def test_blocks_cover_every_lane_once_and_fit_the_budget(seeds, rates, size):
 
 
 def test_tall_tensors_lie_transposed_and_lanes_share_no_memory():
-    lanes = to_lanes([torch.arange(12.0).reshape(6, 2), torch.ones(6, 2)], 3)
-    assert lanes.shape == (2, 3, 6, 2)
-    assert lanes.mT.is_contiguous()
-    lanes[0, 0] = -1
-    assert torch.equal(lanes[0, 1], torch.arange(12.0).reshape(6, 2))
+    tensors = {"left": torch.empty(6, 2), "right": torch.empty(2, 5), "bias": torch.empty(3)}
+    lanes = Lanes(tensors, (2, 3))
+    buffer, views = lanes.zeros(torch.zeros(()))
+    assert {name: view.shape for name, view in views.items()} == {name: (2, 3, *one.shape) for name, one in tensors.items()}
+    assert views["left"].mT.is_contiguous()
+    assert views["right"].is_contiguous()
+    for name, view in views.items():
+        for seed in range(2):
+            for rate in range(3):
+                view[seed, rate] += 1
+        assert (view == 1).all(), name
+    assert (buffer == 1).all()
+    assert buffer.numel() == 6 * (12 + 10 + 3)
 
 
 @pytest.mark.parametrize(

@@ -27,16 +27,16 @@ def start(method, shape, trained=False):
 
 
 def factors_as_vector(method, params):
-    """[vec A; vec B]."""
+    """[A by rows; B by columns]."""
     left, right = method.factors(params)
-    return torch.cat([right.flatten(), left.flatten()])
+    return torch.cat([right.flatten(), left.mT.flatten()])
 
 
 def gradient_of_factors(method, params, target):
-    """[vec dL/dA; vec dL/dB] for ½ ‖s B A - target‖²."""
+    """[dL/dA by rows; dL/dB by columns] for ½ ‖s B A - target‖²."""
     left, right = method.factors(params)
     residual = method.scaling * left @ right - target
-    return method.scaling * torch.cat([(left.mT @ residual).flatten(), (residual @ right.mT).flatten()])
+    return method.scaling * torch.cat([(left.mT @ residual).flatten(), (residual @ right.mT).mT.flatten()])
 
 
 def preconditioner(params, prefix, heads, rescale):
@@ -180,7 +180,7 @@ def test_a_shared_hidden_layer_feels_both_factors(head):
     residual = left @ right - target
     scale = params["rescale"] if head == "rezero" else 1.0
     back = params["right_head_weight"].mT @ (left.mT @ residual).flatten()
-    back = back + scale * params["left_head_weight"].mT @ (residual @ right.mT).flatten()
+    back = back + scale * params["left_head_weight"].mT @ (residual @ right.mT).mT.flatten()
     active = params["hidden_weight"] @ params["embedding"] + params["hidden_bias"]
     torch.testing.assert_close(grads["hidden_bias"], back * (active > 0))
 

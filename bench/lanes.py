@@ -1,0 +1,108 @@
+"""How the tensors of a block lie in memory."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from linalg import Program
+from optimizers import Optimizer, State
+from optimizers._optimizer import EVERY, Outer
+from parameterizations import Step
+
+WHOLE = "whole"  # the name of a buffer taken as one tensor
+
+
+class Lanes:
+    """Tensors of all lanes, one name after the other in one buffer.
+
+    Args:
+        tensors: one lane's, by name.
+        shape: (seeds, rates) of the lanes.
+
+    A name's lanes follow each other, so that the rates of a seed make one tall matrix; a tall matrix lies transposed in its
+    lane, because long rows are faster.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> None:
+        self.shape = shape
+        self.lane = {name: tensor.shape for name, tensor in tensors.items()}
+        self.entries = sum(tensor.numel() for tensor in tensors.values()) * shape[0] * shape[1]
+
+    def views(self, buffer: Tensor) -> dict[str, Tensor]:
+        """(seeds, rates, ...) of every name in a buffer (entries,)."""
+        views, start = {}, 0
+        for name, lane in self.lane.items():
+            stop = start + lane.numel() * self.shape[0] * self.shape[1]
+            tall = len(lane) >= 2 and lane[-2] > lane[-1]
+            stored = (*lane[:-2], lane[-1], lane[-2]) if tall else lane
+            view = buffer[start:stop].view(*self.shape, *stored)
+            views[name], start = (view.mT if tall else view), stop
+        return views
+
+    def zeros(self, like: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """A buffer of zeros and its views."""
+        buffer = torch.zeros(self.entries, dtype=like.dtype, device=like.device)
+        return buffer, self.views(buffer)
+
+
+class Buffers:
+    """Parameters, gradients, moments and learning rates of a block's lanes.
+
+    An elementwise rule steps all of a buffer as one tensor, with a learning rate for every entry; others see tensors by name.
+
+    Args:
+        lanes: the layout.
+        lr: (seeds, rates) learning rates.
+        optimizer: the rule.
+        rates: multipliers of the learning rate by tensor name.
+    """
+
+    def __init__(self, lanes: Lanes, lr: Tensor, optimizer: Optimizer, rates: Mapping[str, float]) -> None:
+        self.optimizer, self._lanes, self._lr = optimizer, lanes, lr.clone()
+        self._params, self.params = lanes.zeros(lr)
+        self._grads, self.grads = lanes.zeros(lr)
+        self.state = optimizer.init(self.params, rates)
+        self.state.counts[EVERY] = torch.zeros((), device=lr.device)
+        self._whole: State | None = None
+        self._lr_by_name: dict[str, Tensor] = {}
+        if optimizer.elementwise:
+            self._whole = optimizer.init({WHOLE: self._params})
+            self._whole.counts[WHOLE] = self.state.counts[EVERY]
+            for moment, buffer in self._whole[WHOLE].items():
+                for name, view in lanes.views(buffer).items():
+                    self.state[name][moment] = view
+        self.set_rates(lr)
+
+    @property
+    def bytes(self) -> int:
+        """What a step of all lanes goes through."""
+        streams = 2 + max((len(moments) for moments in self.state.values()), default=0) + (2 if self._lr_by_name else 0)
+        return streams * self._params.numel() * self._params.element_size()
+
+    def set_rates(self, lr: Tensor) -> None:
+        """Learning rates (seeds, rates) from here on."""
+        self._lr.copy_(lr)
+        for name, view in self._lr_by_name.items():
+            rate = self._lr * self.state.rates.get(name, 1.0)
+            view.copy_(rate.reshape(rate.shape + (1,) * (view.ndim - rate.ndim)))
+
+    def record(self, program: Program, at: Step, outer: Outer) -> None:
+        """Record one step of the rule along the gradients; again once a moment has been reset.
+
+        Args:
+            outer: gradients still to be formed, see `Optimizer.record`.
+        """
+        lane = self._params.numel() // self._lr.numel()
+        by_name = self._whole is None or self.state.restarted or self.optimizer.prefers_names(lane, self._lr.device, bool(outer))
+        if self._whole is None or by_name:
+            self._lr_by_name = {}
+            self.optimizer.record(program, self.params, self.grads, self.state, self._lr, at, outer)
+            return
+        for name, (column, row) in outer.items():
+            program.do(torch.mul, column, row, out=self.grads[name])
+        if not self._lr_by_name:
+            lr_of_entry, self._lr_by_name = self._lanes.zeros(self._lr)
+            self._lr_of_entry = lr_of_entry
+            self.set_rates(self._lr)
+        self.optimizer.record(program, {WHOLE: self._params}, {WHOLE: self._grads}, self._whole, self._lr_of_entry, at, {})
