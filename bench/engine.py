@@ -12,11 +12,14 @@ from torch import Tensor
 from bench import probes
 from bench.lanes import Buffers, Lanes
 from linalg import ChainRule, FactoredMatrix, Program, generator
+from linalg.program import cuda_graph
 from optimizers import Optimizer, schedule_factor
 from parameterizations import Parameterization, Params, Step
 from problems import Instance
 
-BLOCK_BYTES = 8 << 20  # between a core's own cache and its share of the last one: fewer, longer tensor operations win up to there
+BLOCK_BYTES = {"cpu": 8 << 20, "cuda": 1 << 30}
+# On a CPU between a core's own cache and its share of the last one: fewer, longer tensor operations win up to there.
+# A graphics card has bandwidth to spare and wants long operations, so that memory alone bounds a block.
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,10 @@ class Block:
         self.buffers.record(self.update, self.at, recorded.outer)
         self._outer = recorded.outer
         self._restarted = len(self.state.restarted)
-        self._recorded = {name: (tensor, tensor._version) for name, tensor in self.params.items() if name not in self.trainable}
+        if self.lr.is_cuda and not self.hooked:
+            self.program.capture(cuda_graph)
+            self.update.capture(cuda_graph)
+        self._recorded = self.fixed_tensors()
 
     @property
     def bytes(self) -> int:
@@ -137,8 +143,8 @@ class Block:
         alive = torch.ones(self.lr.shape, dtype=torch.bool, device=self.lr.device)
         before: FactoredMatrix | None = None
         rows: list[dict[str, Tensor]] = []
-        late = False
-        started = time.perf_counter()
+        late = none_left = False
+        started = self.now()
         for step in range(settings.steps + 1):
             self.at.step = self.batches.step = step
             self.batch = self.instance.batch(self.batches)
@@ -146,22 +152,23 @@ class Block:
             if not last or settings.probes != "none":
                 self.program()
             if step in probed:
-                paused = time.perf_counter()
+                paused = self.now()
                 row = self.probe(before, step in coarse)
                 alive &= row["loss"].isfinite()
+                none_left = not alive.any()
                 self.freeze(~alive)
                 rows.append({name: value.where(alive, torch.inf if name == "loss" else torch.nan) for name, value in row.items()})
                 if settings.probes == "all" and step in coarse:
                     result.spectra[step] = self.spectrum()
-                result.probe_seconds += time.perf_counter() - paused
+                result.probe_seconds += self.now() - paused
                 late = self.timeout is not None and time.perf_counter() - started > self.timeout
                 before = None
-            if last or late or not alive.any():
+            if last or late or none_left:
                 break
             if step + 1 in probed and settings.probes != "none":
                 before = snapshot(self.weight())
             self.step()
-        result.step_seconds = time.perf_counter() - started - result.probe_seconds
+        result.step_seconds = self.now() - started - result.probe_seconds
         result.curves = stack_rows(rows, len(result.steps), alive)
         result.status = [[("timeout" if late else "ok") if lane else "diverged" for lane in row] for row in alive.tolist()]
         if settings.probes != "none":
@@ -194,12 +201,24 @@ class Block:
             if self.params[name] is not tensor:
                 tensor.copy_(self.params[name])
                 self.params[name] = tensor
-        fixed = {name: (tensor, tensor._version) for name, tensor in self.params.items() if name not in self.trainable}
-        if any(
-            self._recorded.get(name, (None, 0))[0] is not tensor or self._recorded[name][1] != version
-            for name, (tensor, version) in fixed.items()
-        ):
+        if not self.is_recorded():
             self.prepare()
+
+    def fixed_tensors(self) -> dict[str, tuple[Tensor, int]]:
+        """The tensors that nothing trains, with how often each has been written to: what was recorded rests on their content."""
+        return {name: (tensor, tensor._version) for name, tensor in self.params.items() if name not in self.trainable}
+
+    def is_recorded(self) -> bool:
+        """Whether what was recorded still holds."""
+        now, then = self.fixed_tensors(), self._recorded
+        same = now.keys() == then.keys() and all(now[name][0] is then[name][0] and now[name][1] == then[name][1] for name in now)
+        return same and len(self.state.restarted) == self._restarted
+
+    def now(self) -> float:
+        """Seconds on a clock, with nothing still under way on the device."""
+        if self.lr.is_cuda:
+            torch.cuda.synchronize(self.lr.device)
+        return time.perf_counter()
 
     def weight(self) -> FactoredMatrix:
         return self.parameterization.weight(self.params, self.at)
@@ -294,7 +313,7 @@ def stack_rows(rows: list[dict[str, Tensor]], count: int, alive: Tensor) -> dict
     return curves
 
 
-def cut_blocks(seeds: int, rates: int, bytes_a_lane: int, budget: int = BLOCK_BYTES) -> Iterator[tuple[slice, slice]]:
+def cut_blocks(seeds: int, rates: int, bytes_a_lane: int, budget: int) -> Iterator[tuple[slice, slice]]:
     """Slices of seeds and rates whose lanes fit the budget together, at least one lane; rates of a seed stay together first."""
     fit = max(1, budget // max(1, bytes_a_lane))
     by_rate = -(-rates // min(rates, fit))
@@ -303,6 +322,11 @@ def cut_blocks(seeds: int, rates: int, bytes_a_lane: int, budget: int = BLOCK_BY
     for first in range(0, seeds, seeds_a_block):
         for start in range(0, rates, rates_a_block):
             yield slice(first, min(seeds, first + seeds_a_block)), slice(start, min(rates, start + rates_a_block))
+
+
+def block_bytes(device: str) -> int:
+    """The budget of a block on that kind of device."""
+    return BLOCK_BYTES.get(torch.device(device).type, BLOCK_BYTES["cpu"])
 
 
 def bytes_a_lane(instance: Instance, parameterization: Parameterization, optimizer: Optimizer, settings: Settings) -> int:

@@ -21,10 +21,35 @@ class Program:
     def __init__(self) -> None:
         self.operations: list[Callable[[], Any]] = []
         self.memory: list[Tensor] = []
+        self.fixed = True  # whether every run makes the same calls into torch, with the same numbers
+        self._capture: Callable[[Callable[[], None]], Callable[[], None]] | None = None
+        self._warm_up = 0
+        self._replay: Callable[[], None] | None = None
 
     def __call__(self) -> None:
+        if self._replay is not None:
+            self._replay()
+            return
+        if self._capture is not None:
+            self._warm_up -= 1
+            if self._warm_up < 0:
+                self._replay = self._capture(self._run)
+                self._replay()
+                return
+        self._run()
+
+    def _run(self) -> None:
         for operation in self.operations:
             operation()
+
+    def capture(self, capture: Callable[[Callable[[], None]], Callable[[], None]], warm_up: int = 3) -> None:
+        """After so many runs as they are, let `capture` turn the operations into one call, if every run makes the same ones.
+
+        Args:
+            capture: is handed a function that makes the calls, and gives one that repeats them; see `cuda_graph`.
+        """
+        if self.fixed:
+            self._capture, self._warm_up = capture, warm_up
 
     @property
     def bytes(self) -> int:
@@ -37,8 +62,13 @@ class Program:
         return self.memory[-1]
 
     def do(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """Record any call."""
+        """Record a call that does the same to the same memory at every run."""
         self.operations.append(partial(function, *args, **kwargs))
+
+    def decide(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Record a call that may do something else at every run, such as what depends on the step."""
+        self.fixed = False
+        self.do(function, *args, **kwargs)
 
     def copy(self, x: Tensor) -> Tensor:
         """Record a copy of x in rows."""
@@ -107,3 +137,11 @@ def _shared(x: Tensor) -> bool:
 def _stacked(x: Tensor) -> bool:
     """Whether the matrices of the last leading dimension lie one below the other."""
     return x.stride(-3) == x.shape[-2] * x.stride(-2)
+
+
+def cuda_graph(run: Callable[[], None]) -> Callable[[], None]:
+    """The calls that `run` makes on the current CUDA device as one graph."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay

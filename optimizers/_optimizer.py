@@ -58,12 +58,14 @@ class Optimizer:
 
     It names its `moments` and gives `step_tensor`; `span` is the range of learning rates that a sweep starts from
     when none is asked for, in a suite whose targets have spectral norm 1. Where `elementwise` is true, an entry's step
-    depends on that entry's own gradients alone: the engine then steps all tensors as one.
+    depends on that entry's own gradients alone: the engine then steps all tensors as one. Where `stepless` is true, `update`
+    makes the same calls at every step, whatever its number: it can be captured into a graph.
     """
 
     reference: ClassVar[str] = ""
     moments: ClassVar[tuple[str, ...]] = ()
     elementwise: ClassVar[bool] = False
+    stepless: ClassVar[bool] = False
     span: ClassVar[tuple[float, float]] = (1e-4, 1.0)
 
     def supports(self, parameterization: Parameterization) -> str | None:
@@ -128,7 +130,7 @@ class Optimizer:
         """
         for name, (column, row) in outer.items():
             program.do(torch.mul, column, row, out=grads[name])
-        program.do(self.update, params, grads, state, lr, at)
+        (program.do if self.stepless else program.decide)(self.update, params, grads, state, lr, at)
 
     def state_bytes(self, state: State) -> int:
         """What the moments of all lanes take."""

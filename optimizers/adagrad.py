@@ -16,6 +16,7 @@ class Adagrad(Optimizer):
     reference: ClassVar[str] = "Duchi, Hazan and Singer 2011"
     moments: ClassVar[tuple[str, ...]] = ("sum",)
     elementwise: ClassVar[bool] = True
+    stepless: ClassVar[bool] = True
     span: ClassVar[tuple[float, float]] = (1e-3, 1e1)
 
     eps: float = 1e-10

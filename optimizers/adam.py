@@ -23,6 +23,7 @@ class Adam(Optimizer):
     reference: ClassVar[str] = "Kingma and Ba 2015, arXiv 1412.6980"
     moments: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
     elementwise: ClassVar[bool] = True
+    stepless: ClassVar[bool] = True
     span: ClassVar[tuple[float, float]] = (1e-4, 1.0)
 
     betas: tuple[float, float] = (0.9, 0.999)

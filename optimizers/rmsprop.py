@@ -15,6 +15,7 @@ class RMSprop(Optimizer):
 
     reference: ClassVar[str] = "Tieleman and Hinton 2012"
     elementwise: ClassVar[bool] = True
+    stepless: ClassVar[bool] = True
     span: ClassVar[tuple[float, float]] = (1e-4, 1.0)
 
     alpha: float = 0.99

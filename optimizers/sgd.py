@@ -16,6 +16,7 @@ class SGD(Optimizer):
 
     reference: ClassVar[str] = "Robbins and Monro 1951; Polyak 1964; Nesterov 1983"
     elementwise: ClassVar[bool] = True
+    stepless: ClassVar[bool] = True
     span: ClassVar[tuple[float, float]] = (1e-2, 1e2)
 
     momentum: float = 0.0

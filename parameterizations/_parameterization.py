@@ -194,9 +194,9 @@ def _record_autograd(parameterization: Parameterization, program: Program, param
         for name, gradient in zip(graph["leaves"], found, strict=True):
             grads[name].zero_() if gradient is None else grads[name].copy_(gradient)
 
-    program.do(forward)
+    program.decide(forward)
     recorded = FactoredMatrix(factors, weight.base if base is None else base)
-    return Recorded(recorded, cotangents, lambda: program.do(backward))
+    return Recorded(recorded, cotangents, lambda: program.decide(backward))
 
 
 class Scheme(str):

@@ -115,10 +115,15 @@ class LeastSquares(Instance):
         through = right if self._gram is None else program.matmul(right, self._gram)
         grad_left, grad_right = cotangents
         if grad_left is not None:
-            program.matmul(cross, right.mT, grad_left)
+            program.matmul(self._in_columns(cross), right.mT, grad_left)
             program.matmul(left, program.matmul(right, through.mT), grad_left, beta=-1)
         program.matmul(left.mT, cross, grad_right)
         program.matmul(program.matmul(left.mT, left), through, grad_right, beta=-1)
+
+    @staticmethod
+    def _in_columns(cross: Tensor) -> Tensor:
+        """C column by column: products with C and with its transpose both read along memory, which counts for few lanes."""
+        return cross.mT.contiguous().mT if cross.shape[-3:-2] in ((), (1,)) else cross
 
     def _record_left(self, program: Program, parts: Parts, cross: Tensor, grad_left: Tensor | None) -> None:
         """With a fixed right factor all that is large is computed here, once."""

@@ -91,7 +91,7 @@ class Instance:
                 if place is not None and gradient is not None:
                     place.copy_(gradient)
 
-        program.do(evaluate)
+        program.decide(evaluate)
 
     def measure(self, weight: FactoredMatrix) -> dict[str, Tensor]:
         """(...,) each, exact: `loss` over all training data, `relative_error`, and errors on held-out parts."""
