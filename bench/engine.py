@@ -1,7 +1,7 @@
 """Runs a block of lanes together: every tensor has two leading dimensions, (seed, rate)."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -120,9 +120,10 @@ class Block:
         self.buffers.record(self.update, self.at, recorded.outer)
         self._outer = recorded.outer
         self._restarted = len(self.state.restarted)
-        if self.lr.is_cuda and not self.hooked:
-            self.program.capture(cuda_graph)
-            self.update.capture(cuda_graph)
+        capture = None if self.hooked else capture_on(self.lr.device)
+        if capture is not None:
+            self.program.capture(capture)
+            self.update.capture(capture)
         self._recorded = self.fixed_tensors()
 
     @property
@@ -277,6 +278,11 @@ class Block:
     @cached_property
     def _single(self) -> list[Instance]:
         return [type(instance).stack([instance]) for instance in self.instances]
+
+
+def capture_on(device: torch.device) -> Callable[[Callable[[], None]], Callable[[], None]] | None:
+    """What turns many calls into one on that device, where there is such a thing; see `Program.capture`."""
+    return cuda_graph if device.type == "cuda" else None
 
 
 def initial_tensors(instance: Instance, seed: int, parameterization: Parameterization, settings: Settings) -> Params:
