@@ -16,8 +16,10 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 
-from bench import catalogue, config, tables
+from bench import catalogue, config, process, tables
+from bench.composing import covering_validation
 from bench.jobs import describe, job
+from bench.overhead import Timing
 from bench.progress import FINISHED, Board, Watcher
 from bench.store import Store
 from linalg import InputError
@@ -49,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         0, 1 where something failed, 2 where the input was bad, 130 where the user stopped it.
     """
+    started = time.time() - (process.age() if arguments is None else 0.0)
     arguments = sys.argv[1:] if arguments is None else arguments
     commands = {"list": list_axes, "plot": plot, "table": table}
     try:
@@ -59,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
             return commands[arguments[0]](arguments[1:])
         if arguments and "=" not in arguments[0] and not arguments[0].startswith(("-", "+", "~")):
             raise InputError(f"{arguments[0]}: must be one of {', '.join(commands)}, or overrides such as problem=hilbert")
-        return sweep(arguments)
+        return sweep(arguments, started)
     except InputError as error:
         return complain(str(error), 2)
     except (HydraException, OmegaConfBaseException) as error:
@@ -99,8 +102,12 @@ def allowed_keys(key: str, arguments: list[str]) -> list[str]:
     return sorted({f"{axis}.{name}" for cls in classes for name in config.node(axis, cls) if name != "_target_"})
 
 
-def sweep(arguments: list[str]) -> int:
-    """Run every cell of the overrides, print the winners and draw the figures asked for."""
+def sweep(arguments: list[str], started: float) -> int:
+    """Run every cell of the overrides, print the winners and draw the figures asked for.
+
+    Args:
+        started: when the command was given.
+    """
     config.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of ending the process in Hydra's own words
     informational = any(
@@ -109,20 +116,20 @@ def sweep(arguments: list[str]) -> int:
     if informational:
         run_hydra(arguments)
         return 0
-    started = time.time()
     if finished := finished_sweep(arguments):
         store, name, kept = finished
         print(f"all {len(kept['keys'])} cells are there already (force=true runs them again)", file=sys.stderr)
         report(store, name, kept["keys"], kept["figures"])
         return 0
+    timing = Timing(start=time.time() - started)
     board = Board.create()
     try:
-        error = run_hydra(arguments)
+        error = run_hydra(arguments, timing)
         if any(post.state == "busy" for post in board.latest().values()):
             print("waiting for cells that another process is running", file=sys.stderr)
             board.wait()
-            error = run_hydra(arguments) or error
-        latest, asked = board.latest(), board.sweep()
+            error = run_hydra(arguments, timing) or error
+        latest, asked, timing.workers = board.latest(), board.sweep(), board.processes()
         if asked is None:
             raise InputError(str(error or "no cell was run"))  # Hydra refused the overrides in words of its own
     finally:
@@ -134,8 +141,13 @@ def sweep(arguments: list[str]) -> int:
     if keys:
         store = Store(Path(asked["results"]))
         whole = error is None and len(keys) + counts["refused"] == len(latest)
-        store.write_sweep(asked["name"], keys, asked["figures"], config.signature(arguments) if whole else "")
+        record = (asked["name"], keys, asked["figures"], config.signature(arguments) if whole else "")
+        store.write_sweep(*record)
+        drawing = time.time()
         report(store, asked["name"], keys, asked["figures"])
+        timing.add(store, [key for key, post in latest.items() if post.state == "done"])
+        timing.figures, timing.wall = time.time() - drawing, time.time() - started
+        store.write_sweep(*record, timing.record())
     if counts["failed"]:
         return complain("; ".join(post.message for post in latest.values() if post.state == "failed"), 1)
     if error is not None:
@@ -163,11 +175,13 @@ def finished_sweep(arguments: list[str]) -> tuple[Store, str, dict[str, Any]] | 
     return None
 
 
-def run_hydra(arguments: list[str]) -> Exception | None:
-    """Hand the overrides to Hydra; the first error that a job raised, if one did."""
+def run_hydra(arguments: list[str], timing: Timing | None = None) -> Exception | None:
+    """Hand the overrides to Hydra; the first error that a job raised, if one did. What it takes is added to `timing`."""
     before, sys.argv = sys.argv, ["bench", *arguments]
+    timing, started = timing or Timing(), time.time()
     try:
-        hydra.main(config_path="pkg://bench.conf", config_name="config", version_base="1.3")(job)()
+        with covering_validation() as composed:
+            hydra.main(config_path="pkg://bench.conf", config_name="config", version_base="1.3")(job)()
     except (HydraException, OmegaConfBaseException):
         raise
     except Exception as error:  # raised by a job, which has posted it; it decides the exit code
@@ -175,6 +189,8 @@ def run_hydra(arguments: list[str]) -> Exception | None:
     finally:
         Watcher.stop()
         sys.argv = before
+        timing.composing += composed.seconds
+        timing.cells += time.time() - started - composed.seconds
     return None
 
 

@@ -1,5 +1,7 @@
 """Quantities measured along a run. Probes never draw; plots never compute."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -44,7 +46,8 @@ def basic(weight: FactoredMatrix, before: FactoredMatrix | None, grads: Params, 
     exact = torch.float64 if thin else dtype  # a product multiplied out is known to its own rounding only
     singular = update[..., -1] <= max(weight.shape) * torch.finfo(exact).eps * update[..., 0]
     probes["condition_product"] = condition(update).masked_fill(singular & (update[..., 0] > 0), torch.inf)
-    factors = [condition(svdvals(factor)).expand(update.shape[:-1]) for factor in weight.factors]
+    alone = len(weight.factors) == 1 and weight.scale == 1  # then its values are known already
+    factors = [condition(update if alone else svdvals(factor)).expand(update.shape[:-1]) for factor in weight.factors]
     probes["condition_factors"] = torch.stack(factors).amax(0)
     if len(factors) > 1:
         probes |= {f"condition_factor_{i}": value for i, value in enumerate(factors, start=1)}
@@ -83,11 +86,28 @@ def angles_to_truth(instance: Instance, update: FactoredMatrix) -> tuple[Tensor,
     u, s, vt = instance.truth_svd
     filled = int(numerical_rank(s, update.shape, torch.float32).nan_to_num(1).min())
     k = max(1, min(filled, update.rank))
-    matrix = update.dense().detach().double()
-    ok = decomposable(matrix)
-    left, _, right = torch.linalg.svd(torch.where(ok[..., None, None], matrix, 0.0), full_matrices=False)
-    angles = [largest_angle(ours[..., :k], theirs[..., :k]).where(ok, torch.nan) for ours, theirs in ((left, u), (right.mT, vt.mT))]
+    left, right, ok = singular_vectors(update)
+    angles = [largest_angle(ours[..., :k], theirs[..., :k]).where(ok, torch.nan) for ours, theirs in ((left, u), (right, vt.mT))]
     return angles[0], angles[1]
+
+
+def singular_vectors(update: FactoredMatrix) -> tuple[Tensor, Tensor, Tensor]:
+    """Left (..., m, k) and right (..., n, k) singular vectors in float64, k the rank of the chain, by QR of its pair where that
+    is thin; and for which (...,) they are to be had."""
+    if update.base is not None or update.rank == min(update.shape):
+        matrix = update.dense().detach().double()
+        ok = decomposable(matrix)
+        left, _, right = torch.linalg.svd(torch.where(ok[..., None, None], matrix, 0.0), full_matrices=False)
+        return left, right.mT, ok
+    sides = [part.detach().double() for part in update.pair()]
+    ok = decomposable(sides[0]) & decomposable(sides[1])
+    (q_left, r_left), (q_right, r_right) = (
+        torch.linalg.qr(torch.where(ok[..., None, None], side, 0.0)) for side in (sides[0], sides[1].mT)
+    )
+    core = r_left @ r_right.mT
+    ok = ok & decomposable(core)
+    left, _, right = torch.linalg.svd(torch.where(ok[..., None, None], core, 0.0))
+    return q_left @ left, q_right @ right.mT, ok
 
 
 def largest_angle(first: Tensor, second: Tensor) -> Tensor:
@@ -107,14 +127,16 @@ def gauss_newton_condition(
     the eigenvalues of dL, dR -> dL R + L dR are σi(L)² + σj(R)² with both spectra padded by zeros to m and n.
     """
     names = [next((name for name, tensor in params.items() if tensor is factor), None) for factor in weight.factors]
-    trainable = [name is not None and name not in parameterization.frozen for name in names]
-    if None not in names and len(names) == 1:
+    m, n = weight.shape
+    if None in names:
+        return dense_condition(jacobian_gram(parameterization, params)) if m * n <= DENSE_JACOBIAN else None
+    trainable = [name not in parameterization.frozen for name in names]
+    if len(names) == 1:
         return torch.ones(weight.factors[0].shape[:-2], dtype=torch.float64)
-    if None not in names and len(names) == 2:
+    if len(names) == 2:
         left, right = (svdvals(factor) for factor in weight.factors)
         return pair_condition(left, right, weight.shape, train_left=trainable[0], train_right=trainable[1], dtype=dtype)
-    m, n = weight.shape
-    return dense_condition(parameterization, params) if m * n <= DENSE_JACOBIAN else None
+    return dense_condition(chain_gram(weight, trainable)) if m * n <= DENSE_JACOBIAN else None
 
 
 def pair_condition(
@@ -136,21 +158,61 @@ def pair_condition(
     return ((largest[0] + largest[1]) / on_range).masked_fill(undefined, torch.nan)
 
 
-def dense_condition(parameterization: Parameterization, params: Params) -> Tensor:
-    """(lanes) the same from J itself, lane by lane, in float64."""
+def dense_condition(gram: Tensor) -> Tensor:
+    """(...,) the same from J Jᵀ (..., p, p) itself, in float64."""
+    usable = decomposable(gram)
+    values = torch.linalg.eigvalsh(torch.where(usable[..., None, None], gram, 0.0))
+    on_range = values > values.shape[-1] * torch.finfo(torch.float64).eps * values[..., -1:]
+    smallest = values.masked_fill(~on_range, torch.inf).amin(-1)
+    return (values[..., -1] / smallest).masked_fill(~(usable & on_range.any(-1)), torch.nan)
+
+
+def around(weight: FactoredMatrix) -> list[tuple[Tensor, Tensor]]:
+    """For each factor F of the chain what stands before it, scale included, and behind it: A (..., m, p), B (..., q, n) with
+    dW = A dF B."""
+    factors = [factor.detach().double() for factor in weight.factors]
+    before, behind = [weight.scale * torch.eye(weight.shape[0]).to(factors[0])], [torch.eye(weight.shape[1]).to(factors[0])]
+    for factor in factors[:-1]:
+        before.append(before[-1] @ factor)
+    for factor in reversed(factors[1:]):
+        behind.append(factor @ behind[-1])
+    return list(zip(before, reversed(behind), strict=True))
+
+
+def kron(a: Tensor, b: Tensor) -> Tensor:
+    """(..., pq, rs) Kronecker product of (..., p, r) and (..., q, s)."""
+    return torch.einsum("...pr,...qs->...pqrs", a, b).flatten(-2).flatten(-3, -2)
+
+
+def chain_gram(weight: FactoredMatrix, trainable: Sequence[bool]) -> Tensor:
+    """(..., mn, mn) J Jᵀ for vec W row by row where the chain's factors are the parameters: Σ A Aᵀ ⊗ Bᵀ B over those that train."""
+    total = torch.zeros((), dtype=torch.float64)
+    for (a, b), trains in zip(around(weight), trainable, strict=True):
+        if trains:
+            total = total + kron(a @ a.mT, b.mT @ b)
+    return total
+
+
+def jacobian_gram(parameterization: Parameterization, params: Params) -> Tensor:
+    """(seeds, rates, mn, mn) J Jᵀ of any map, lane by lane: autograd up to the factors, Kronecker products from there.
+
+    An entry of a factor often depends on few of the parameters: what is zero in their Jacobian takes no part in products.
+    """
     trainable = [name for name in params if name not in parameterization.frozen]
     lanes = params[trainable[0]].shape[:2]
-    result = torch.full(lanes, torch.nan, dtype=torch.float64)
+    grams = []
     for lane in np.ndindex(*lanes):
         own = {name: tensor.detach().expand(*lanes, *tensor.shape[2:])[lane].double() for name, tensor in params.items()}
         learned = {name: own.pop(name) for name in trainable}
-        jacobians = jacrev(lambda moving, rest=own: parameterization.weight({**rest, **moving}).dense().flatten())(learned)
-        j = torch.cat([jacobian.flatten(1) for jacobian in jacobians.values()], dim=1)
-        gram = j @ j.mT
-        if not decomposable(gram):
-            continue
-        values = torch.linalg.eigvalsh(gram)
-        values = values[values > len(values) * torch.finfo(torch.float64).eps * values[-1]]
-        if len(values):
-            result[lane] = values[-1] / values[0]
-    return result
+
+        def entries(moving: Params, rest: Params = own) -> Tensor:
+            return torch.cat([factor.flatten() for factor in parameterization.weight({**rest, **moving}).factors])
+
+        jacobians = [jacobian.flatten(1) for jacobian in jacrev(entries)(learned).values()]
+        inner = torch.zeros(len(jacobians[0]), len(jacobians[0]), dtype=torch.float64)
+        for jacobian in jacobians:
+            rows = jacobian.any(1).nonzero()[:, 0]
+            inner[rows[:, None], rows] += jacobian[rows] @ jacobian[rows].mT
+        outer = torch.cat([kron(a, b.mT) for a, b in around(parameterization.weight({**own, **learned}))], dim=-1)
+        grams.append(outer @ inner @ outer.mT)
+    return torch.stack(grams).unflatten(0, lanes)

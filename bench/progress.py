@@ -77,6 +77,10 @@ class Board:
         path = self.folder / "sweep.json"
         return dict(json.loads(path.read_text())) if path.is_file() else None
 
+    def processes(self) -> int:
+        """How many have posted."""
+        return len(list(self.folder.glob("*.jsonl")))
+
     def latest(self) -> dict[str, Post]:
         """The last state of every cell; reads what is new since the last call."""
         for path in sorted(self.folder.glob("*.jsonl")):

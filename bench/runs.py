@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
 from bench.catalogue import check_pair
-from bench.engine import Block, BlockResult, Settings, bytes_a_lane, cut_blocks
+from bench.engine import Block, BlockResult, Settings, block_bytes, bytes_a_lane, cut_blocks
 from bench.probes import LEVELS
 from linalg import InputError
 from linalg.checks import check, check_choice, check_integer, check_number
@@ -91,7 +92,7 @@ def run(
     instances = [problem.draw(seed, dtype=settings.dtype, device=settings.device) for seed in seeds]
     size = bytes_a_lane(instances[0], parameterization, optimizer, settings)
     results: list[tuple[slice, slice, BlockResult]] = []
-    for by_seed, by_rate in cut_blocks(len(seeds), len(rates), size):
+    for by_seed, by_rate in cut_blocks(len(seeds), len(rates), size, block_bytes(settings.device)):
         lanes = (by_seed.stop - by_seed.start) * (by_rate.stop - by_rate.start)
         share = None if timeout is None else timeout * lanes / (len(seeds) * len(rates))
         block = Block(instances[by_seed], parameterization, optimizer, seeds[by_seed], rates[by_rate], settings, share)
@@ -130,28 +131,32 @@ def tabulate(
     dtype: torch.dtype,
 ) -> Run:
     """Blocks to tables, lanes numbered by seed, then rate."""
-    curves, lanes, spectra = [], [], []
+    curves, spectra = [], []
+    lanes: list[dict[str, object]] = []
     for by_seed, by_rate, result in results:
-        values = {name: curve.numpy() for name, curve in result.curves.items()}
-        for i, seed in enumerate(seeds[by_seed]):
-            for j, rate in enumerate(rates[by_rate]):
-                lane = (by_seed.start + i) * len(rates) + by_rate.start + j
-                keys = {"lane": lane, "lr": rate, "seed": seed}
-                curve = pd.DataFrame({**keys, "step": result.steps, **{name: value[:, i, j] for name, value in values.items()}})
-                curves.append(curve)
-                instance, status = instances[by_seed.start + i], result.status[i][j]
-                lanes.append({**keys, **summarize(curve, status, instance, floors[by_seed.start + i], dtype)})
-                for step, values_then in result.spectra.items():
-                    own, truth = values_then[i, j].numpy(), instance.spectrum
-                    target = np.full(len(own), np.nan) if truth is None else truth.cpu().numpy()[: len(own)]
-                    columns = {"step": step, "index": np.arange(1, len(own) + 1), "value": own, "target": target}
-                    spectra.append(pd.DataFrame({**keys, **columns}))
-    order = ["lane", "step"]
+        steps = np.array(result.steps)
+        numbers = np.arange(len(seeds))[by_seed, None] * len(rates) + np.arange(len(rates))[by_rate]
+        keys = {"lane": numbers, "lr": np.broadcast_to(rates[by_rate], numbers.shape), "seed": np.array(seeds)[by_seed, None]}
+        values = {name: curve.permute(1, 2, 0).numpy() for name, curve in result.curves.items()}  # (seeds, rates, steps)
+        curves.append(columns(keys, {"step": steps, **values}))
+        for i, j in np.ndindex(*numbers.shape):
+            seed = by_seed.start + i
+            own = {"step": steps, **{name: value[i, j] for name, value in values.items()}}
+            row = summarize(own, result.status[i][j], instances[seed], floors[seed], dtype)
+            lanes.append({"lane": int(numbers[i, j]), "lr": rates[by_rate][j], "seed": seeds[seed], **row})
+        for step, singular in result.spectra.items():
+            truth = [instance.spectrum for instance in instances[by_seed]]
+            length = singular.shape[-1]
+            none = np.full(length, np.nan)
+            target = np.stack([none if each is None else each.cpu().numpy()[:length] for each in truth])[:, None]
+            spectra.append(
+                columns(keys, {"step": step, "index": np.arange(1, length + 1), "value": singular.numpy(), "target": target})
+            )
     first = results[0][2]
     return Run(
-        curves=pd.concat(curves).sort_values(order).reset_index(drop=True),
+        curves=joined(curves, ["lane", "step"]),
         lanes=pd.DataFrame(lanes).sort_values("lane").reset_index(drop=True),
-        spectra=pd.concat(spectra).sort_values(["lane", "step", "index"]).reset_index(drop=True) if spectra else pd.DataFrame(),
+        spectra=joined(spectra, ["lane", "step", "index"]) if spectra else pd.DataFrame(),
         seconds={
             "steps": sum(result.step_seconds for *_, result in results),
             "probes": sum(result.probe_seconds for *_, result in results),
@@ -160,44 +165,63 @@ def tabulate(
     )
 
 
-def summarize(curve: pd.DataFrame, status: str, instance: Instance, floor: float | None, dtype: torch.dtype) -> dict[str, object]:
-    """A lane's row.
+def columns(keys: dict[str, np.ndarray], values: dict[str, Any]) -> dict[str, np.ndarray]:
+    """A table's columns from keys (seeds, rates) and values that broadcast to (seeds, rates, p), one row an entry."""
+    wide = {name: key[..., None] for name, key in keys.items()} | values
+    shape = np.broadcast_shapes(*(np.shape(value) for value in wide.values()))
+    return {name: np.broadcast_to(value, shape).ravel() for name, value in wide.items()}
+
+
+def joined(tables: list[dict[str, np.ndarray]], order: list[str]) -> pd.DataFrame:
+    """One table of several, sorted; a column that some lack is NaN there."""
+    names = dict.fromkeys(name for table in tables for name in table)
+    rows = [len(next(iter(table.values()))) for table in tables]
+    whole = {
+        name: np.concatenate([table.get(name, np.full(count, np.nan)) for table, count in zip(tables, rows, strict=True)])
+        for name in names
+    }
+    sorting = np.lexsort([whole[name] for name in reversed(order)])
+    return pd.DataFrame({name: column[sorting] for name, column in whole.items()})
+
+
+def summarize(
+    curve: dict[str, np.ndarray], status: str, instance: Instance, floor: float | None, dtype: torch.dtype
+) -> dict[str, object]:
+    """A lane's row, from its values (p,) by name on the p probed steps.
 
     Its score is the selection measure at the end, or at its lowest along the run where that is a validation error; two
     scores below `resolution` are the same. A lane that ran out of time has none.
     """
-    loss = curve["loss"].to_numpy()
-    measured = curve.loc[curve["loss"].notna()]
+    steps, loss, selected = curve["step"], curve["loss"], curve[instance.selection]
+    measured = np.flatnonzero(~np.isnan(loss))
     diverged = status == "diverged"
     stops_early = instance.selection != "loss"
-    if diverged:
-        chosen = measured.iloc[-1]
-    else:
-        chosen = measured.loc[measured[instance.selection].idxmin()] if stops_early else measured.iloc[-1]
+    last = measured[-1]
+    chosen = measured[np.nanargmin(selected[measured])] if stops_early and not diverged else last
     names = [name for name in ("relative_error", "validation_rmse", "test_rmse") if name in curve]
+    headline = curve[instance.headline][chosen] if instance.headline in curve else np.nan
     row: dict[str, object] = {
         "status": status,
         "initial_loss": loss[0],
-        "final_loss": np.inf if diverged else measured["loss"].iloc[-1],
+        "final_loss": np.inf if diverged else loss[last],
         "best_loss": np.nanmin(loss),
         "floor": np.nan if floor is None else floor,
-        "score": np.inf if status != "ok" else chosen[instance.selection],
-        "headline": np.inf if diverged else chosen.get(instance.headline, np.nan),
-        "remaining": np.inf if status != "ok" else remaining(curve, chosen[instance.selection], instance.selection, floor),
-        "resolution": resolution(curve[instance.selection].to_numpy()[0], dtype, squared=not stops_early),
-        "score_step": int(chosen["step"]),
-        "diverged_at": float(curve["step"].to_numpy()[np.isposinf(loss)][0]) if diverged else np.nan,
+        "score": np.inf if status != "ok" else selected[chosen],
+        "headline": np.inf if diverged else headline,
+        "remaining": np.inf if status != "ok" else remaining(selected[0], selected[chosen], instance.selection, floor),
+        "resolution": resolution(selected[0], dtype, squared=not stops_early),
+        "score_step": int(steps[chosen]),
+        "diverged_at": float(steps[np.isposinf(loss)][0]) if diverged else np.nan,
     }
-    row |= {f"final_{name}": np.inf if diverged else measured[name].iloc[-1] for name in names}
+    row |= {f"final_{name}": np.inf if diverged else curve[name][last] for name in names}
     excess = loss - (floor or 0.0)
     for fraction in TARGETS:
-        row[f"steps_to_{fraction:.0e}"] = steps_to(curve["step"].to_numpy(), excess, fraction * excess[0])
+        row[f"steps_to_{fraction:.0e}"] = steps_to(steps, excess, fraction * excess[0])
     return row
 
 
-def remaining(curve: pd.DataFrame, score: float, selection: str, floor: float | None) -> float:
+def remaining(start: float, score: float, selection: str, floor: float | None) -> float:
     """What a run leaves of the excess loss that it started with; of a validation error's square, whose floor nobody knows."""
-    start = float(curve[selection].iloc[0])
     if selection != "loss":
         return (score / start) ** 2 if start else 1.0
     excess = start - (floor or 0.0)

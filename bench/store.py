@@ -13,11 +13,13 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 import torch
 import yaml
 
@@ -71,7 +73,8 @@ class Store:
         folder = self.root / "partial" / key
         shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
         folder.mkdir(parents=True)
-        write(folder / "config.yaml", yaml.safe_dump(cell.describe(), sort_keys=False))
+        dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+        write(folder / "config.yaml", yaml.dump(cell.describe(), Dumper=dumper, sort_keys=False))
         for name in TABLES:
             write_table(folder / f"{name}.parquet", getattr(result, name))
         write(folder / "summary.json", json.dumps({**cell.names, **result.summary}, indent=1))
@@ -101,24 +104,32 @@ class Store:
         return sorted(path.parent.name for path in self.runs.glob("*/DONE"))
 
     def load(self, key: str, table: str) -> pd.DataFrame:
-        return pd.read_parquet(self.folder(key) / f"{table}.parquet")
+        with pq.ParquetFile(self.folder(key) / f"{table}.parquet") as file:  # at half the price of `pd.read_parquet`
+            return file.read(use_threads=False).to_pandas(use_threads=False)
 
     def summary(self, key: str) -> dict[str, Any]:
         return dict(json.loads((self.folder(key) / "summary.json").read_text()))
+
+    def provenance(self, key: str) -> dict[str, Any]:
+        return dict(json.loads((self.folder(key) / "provenance.json").read_text()))
 
     def config(self, key: str) -> dict[str, Any]:
         with open(self.folder(key) / "config.yaml") as handle:
             return dict(yaml.load(handle, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
-    def write_sweep(self, name: str, keys: list[str], figures: list[str], signature: str) -> None:
+    def write_sweep(
+        self, name: str, keys: list[str], figures: list[str], signature: str, timing: dict[str, float] | None = None
+    ) -> None:
         """Remember which cells a sweep was made of, so that tables and figures can be made again.
 
         Args:
             signature: of everything that decided which cells these are.
+            timing: see `bench.overhead.Timing`; None as long as the sweep is not done.
         """
         path = self.root / "sweeps" / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, json.dumps({"signature": signature, "figures": figures, "keys": sorted(keys)}, indent=1))
+        record = {"signature": signature, "figures": figures, "keys": sorted(keys), "timing": timing}
+        write(path, json.dumps(record, indent=1))
 
     def sweeps(self) -> dict[str, dict[str, Any]]:
         """What `write_sweep` kept, by name, the latest last."""
@@ -173,6 +184,7 @@ def provenance(cell: Cell, result: CellResult, started: float, cpu_started: floa
     }
 
 
+@cache
 def installed(name: str) -> str | None:
     try:
         return version(name)
@@ -180,6 +192,7 @@ def installed(name: str) -> str | None:
         return None
 
 
+@cache  # git takes longer than a small cell, and a process runs the code that it has loaded
 def commit() -> str | None:
     """The commit of the checkout that the code runs from, `+` behind it where files differ; None outside of one."""
     source = Path(__file__).resolve().parent.parent

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
 from bench.plots.style import FAINT
 
@@ -18,6 +20,10 @@ LABELLED = 0.2  # of the range in decades, beyond it where lines leave: their la
 MOST_STRIP = 0.4  # of a panel's height
 APART = 0.07  # of a panel's height: between the middles of two tick labels
 DIGITS = ((1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9))
+
+LEFT: Literal[0] = 0  # matplotlib's markers TICKLEFT and TICKDOWN, whose types say less
+DOWN: Literal[3] = 3
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")  # what mathtext would set takes a parse for every size
 
 Band = tuple[np.ndarray, np.ndarray, np.ndarray]
 Tick = tuple[float, str]
@@ -98,7 +104,8 @@ def fit_view(
     low = lowest >= min(middle * middle / top, middle / room[0])
     bottom = min(lowest[low].min(), top)
     middle = np.quantile(highest, 0.5, method="higher")
-    high = highest <= max(middle * middle / bottom, middle * room[1])
+    with np.errstate(over="ignore"):  # beyond infinity there is nothing to leave to
+        high = highest <= max(middle * middle / bottom, middle * room[1])
     top = max(bottom, min(highest[high].max(), cap))
     slack = max(top / bottom, 1.02) ** 0.5
     near = np.array([value for value in also if bottom / slack <= value])
@@ -153,11 +160,18 @@ def tick_steps(axes: Axes, last: float) -> None:
 
 
 def set_ticks(axis: Axis, ticks: Sequence[Tick], minor: Sequence[float]) -> None:
+    """Labelled ticks, and minor ones as the marks of one line: matplotlib's are five artists each, laid out one by one."""
     axis.set_major_locator(FixedLocator([value for value, _ in ticks]))
     axis.set_major_formatter(FixedFormatter([text for _, text in ticks]))
-    axis.set_minor_locator(FixedLocator(list(minor)))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
+    axes, edge = axis.axes, np.zeros(len(minor))
+    if axis is axes.xaxis:
+        marks = Line2D(minor, edge, marker=DOWN, transform=axes.get_xaxis_transform())
+    else:
+        marks = Line2D(edge, minor, marker=LEFT, transform=axes.get_yaxis_transform())
+    marks.set(ls="none", color="black", ms=2, mew=0.6, in_layout=False)
+    axes.figure.add_artist(marks)  # the figure's: the lines of a panel are its data
 
 
 def power_of_ten(power: int) -> str:
-    return f"$10^{{{power}}}$"
+    return "10" + str(power).translate(RAISED)

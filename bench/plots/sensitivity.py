@@ -13,7 +13,7 @@ from bench.plots.axes import View, log_ticks, set_ticks
 from bench.plots.curves import Curve, connect, draw_curves, view_of
 from bench.plots.layout import finish, frame, name_panel, note, read_as, say
 from bench.plots.style import REFERENCE
-from bench.plots.sweep import Panel, StoredCell
+from bench.plots.sweep import Panel, StoredCell, spread
 
 CHOSEN: dict[str, Any] = {"ms": 9, "markeredgecolor": "black", "markeredgewidth": 1.2, "ls": "none", "zorder": 6}
 
@@ -35,8 +35,7 @@ def scores(cell: StoredCell) -> tuple[np.ndarray, np.ndarray]:
     """(p,) rates and (k, p) the tuning seeds' scores, infinite where one diverged; a score that is a loss over its start."""
     lanes = cell.tuned
     start = 1.0 if cell.held_out else lanes["initial_loss"].where(lanes["initial_loss"] > 0, 1.0)
-    table = lanes.assign(score=lanes["score"] / start).pivot(index="seed", columns="lr", values="score")
-    return table.columns.to_numpy(dtype=float), table.to_numpy(dtype=float)
+    return spread(lanes.assign(score=lanes["score"] / start), "seed", "lr", "score")
 
 
 def draw_panel(axes: Axes, panel: Panel) -> bool:

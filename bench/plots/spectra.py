@@ -12,7 +12,7 @@ from bench.plots.axes import SMALLEST, set_ticks
 from bench.plots.curves import Curve, draw_curves, view_of
 from bench.plots.layout import finish, frame, name_panel, read_as, say
 from bench.plots.style import TRUTH
-from bench.plots.sweep import Line, Panel, StoredCell
+from bench.plots.sweep import Line, Panel, StoredCell, spread
 
 FEWEST = 16  # values are shown of each spectrum, or twice the rank where that is more
 TARGET: dict[str, Any] = {"color": TRUTH, "ls": (0, (4, 2)), "lw": 1.3, "label": "target", "zorder": 4}
@@ -37,8 +37,8 @@ def spectrum(cell: StoredCell, column: str) -> tuple[np.ndarray, np.ndarray]:
     table = cell.spectra
     if not len(table):
         return np.empty(0), np.empty((0, 0))
-    wide = table.replace({column: {np.inf: np.nan}}).pivot(index="lane", columns="index", values=column)
-    return wide.columns.to_numpy(dtype=float), wide.to_numpy(dtype=float)
+    index, values = spread(table, "lane", "index", column)
+    return index, np.where(np.isposinf(values), np.nan, values)
 
 
 def curve_of(line: Line, column: str = "value") -> Curve:

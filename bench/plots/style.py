@@ -37,7 +37,8 @@ SETTINGS: Any = {
     "legend.frameon": False,
     "lines.linewidth": LINE,
     "lines.markersize": MARKER,
-    "savefig.dpi": 150,
+    "figure.dpi": 150,  # what is saved with: texts are then measured once
+    "savefig.dpi": "figure",
     "svg.fonttype": "none",
     "svg.hashsalt": "lowrank-bench",
 }

@@ -70,8 +70,16 @@ class StoredCell:
         """(p,) steps and (k, p) the quantity on the k reporting seeds, lanes by number; nothing where it was not probed."""
         if not len(self.curves) or quantity not in self.curves:
             return np.empty(0), np.empty((0, 0))
-        table = self.curves.pivot(index="lane", columns="step", values=quantity)
-        return table.columns.to_numpy(dtype=float), table.to_numpy(dtype=float)
+        return spread(self.curves, "lane", "step", quantity)
+
+
+def spread(table: pd.DataFrame, row: str, column: str, value: str) -> tuple[np.ndarray, np.ndarray]:
+    """(p,) the values of one column and (k, p) those of another, a row for each value of a third; NaN where there is none."""
+    rows, i = np.unique(table[row].to_numpy(), return_inverse=True)
+    columns, j = np.unique(table[column].to_numpy(dtype=float), return_inverse=True)
+    wide = np.full((len(rows), len(columns)), np.nan)
+    wide[i, j] = table[value].to_numpy(dtype=float)
+    return columns, wide
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -164,11 +163,11 @@ def test_steps_to_a_target_are_log_linear_between_probes():
 
 def test_a_lane_that_never_left_the_start_and_one_that_diverged_are_scored_as_what_they_are():
     instance = SMALL.draw(0)
-    flat = pd.DataFrame({"step": [0, 1, 2], "loss": [4.0, 4.0, 4.0], "relative_error": [1.0, 1.0, 1.0]})
+    flat = {"step": np.arange(3), "loss": np.array([4.0, 4.0, 4.0]), "relative_error": np.array([1.0, 1.0, 1.0])}
     row = summarize(flat, "ok", instance, 0.0, torch.float32)
     assert row["score"] == 4.0
     assert row["steps_to_1e-01"] == np.inf
-    lost = pd.DataFrame({"step": [0, 1, 2], "loss": [4.0, 1.0, np.inf], "relative_error": [1.0, 0.5, np.nan]})
+    lost = {"step": np.arange(3), "loss": np.array([4.0, 1.0, np.inf]), "relative_error": np.array([1.0, 0.5, np.nan])}
     row = summarize(lost, "diverged", instance, 0.0, torch.float32)
     assert row["score"] == row["headline"] == row["final_loss"] == np.inf
     assert row["best_loss"] == 1.0

@@ -124,7 +124,9 @@ def test_each_way_is_taken_where_it_is_meant():
     def calls(rule, sizes, outer=()):
         buffers, _, _ = started(rule, sizes)
         program = Program()
-        pieces = {name: (torch.ones(*SHAPE, sizes[name][0], 1).double(), torch.ones(*SHAPE, 1, sizes[name][1]).double()) for name in outer}
+        pieces = {
+            name: (torch.ones(*SHAPE, sizes[name][0], 1).double(), torch.ones(*SHAPE, 1, sizes[name][1]).double()) for name in outer
+        }
         buffers.record(program, Step(), pieces)
         return len(program.operations)
 

@@ -1,5 +1,6 @@
 """Condition numbers and angles against dense linear algebra."""
 
+import itertools
 import math
 
 import numpy as np
@@ -94,7 +95,8 @@ def test_the_dense_route_agrees_with_the_formula_and_with_kronecker_products_of_
     method = LoRA(2)
     params = {"left": gaussian(1, 2, 5, 2), "right": gaussian(1, 2, 2, 4, seed=1)}
     formula = probes.gauss_newton_condition(method, params, method.weight(params), torch.float64)
-    torch.testing.assert_close(probes.dense_condition(method, params), formula, rtol=1e-7, atol=0)
+    for gram in (probes.jacobian_gram(method, params), probes.chain_gram(method.weight(params), [True, True])):
+        torch.testing.assert_close(probes.dense_condition(gram), formula, rtol=1e-7, atol=0)
     deep = Deep(depth=3)
     chain = {f"factor_{i}": gaussian(4, 4, seed=i) for i in (1, 2, 3)}
     total = torch.zeros(16, 16, dtype=torch.float64)
@@ -103,8 +105,36 @@ def test_the_dense_route_agrees_with_the_formula_and_with_kronecker_products_of_
     for before, after in ((eye, two @ one), (three, one), (three @ two, eye)):
         total += torch.kron(before @ before.mT, after.mT @ after)
     values = np.linalg.eigvalsh(total.numpy())
-    measured = probes.dense_condition(deep, {name: factor[None, None] for name, factor in chain.items()})
+    params = {name: factor[None, None] for name, factor in chain.items()}
+    torch.testing.assert_close(probes.jacobian_gram(deep, params)[0, 0], total)
+    measured = probes.gauss_newton_condition(deep, params, deep.weight(params), torch.float64)
     assert measured.item() == pytest.approx(values[-1] / values[0], rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    "method", [OPLoRA(2, hidden=5, embedding=3, alpha=6.0), OPLoRA(2, head="rezero", generators="separate"), LoRA(3)]
+)
+def test_the_gram_matrix_of_a_jacobian_taken_in_stages_is_that_of_the_whole(method):
+    params = {name: gaussian(2, 1, *tensor.shape) for name, tensor in method.init((6, 5), dtype=torch.float64).items()}
+    for seed in range(2):
+        own = {name: tensor[seed, 0] for name, tensor in params.items()}
+        weight = lambda *tensors, own=own: method.weight(dict(zip(own, tensors, strict=True))).dense().flatten()  # noqa: E731
+        j = torch.cat([each.flatten(1) for each in torch.autograd.functional.jacobian(weight, tuple(own.values()))], dim=1)
+        torch.testing.assert_close(probes.jacobian_gram(method, params)[seed, 0], j @ j.mT)
+
+
+@pytest.mark.parametrize("trainable", [(True, True, True), (False, True, False), (True, False, True)])
+def test_the_gram_matrix_of_a_chain_sums_over_the_factors_that_train(trainable):
+    factors = tuple(gaussian(2, 1, p, q, seed=p) for p, q in ((5, 3), (3, 4), (4, 6)))
+
+    def weight(*moved):
+        return FactoredMatrix(moved, scale=0.7).dense().flatten()
+
+    for lane in range(2):
+        own = tuple(factor[lane, 0] for factor in factors)
+        jacobians = torch.autograd.functional.jacobian(weight, own)
+        j = torch.cat([each.flatten(1) for each, trains in zip(jacobians, trainable, strict=True) if trains], dim=1)
+        torch.testing.assert_close(probes.chain_gram(FactoredMatrix(factors, scale=0.7), trainable)[lane, 0], j @ j.mT)
 
 
 def test_the_full_weight_has_condition_one_and_large_networks_are_left_out():
@@ -128,6 +158,21 @@ def test_angles_are_those_between_known_planes():
         )
         assert left.item() == pytest.approx(angle, abs=1e-9 if angle < 1 else 1e-6)
         assert right.item() == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("widths", [(9, 3, 7), (9, 5, 3, 7), (9, 7), (5, 6, 5)])
+def test_singular_vectors_of_a_chain_are_those_of_its_product(widths):
+    chain = tuple(gaussian(2, 1, p, q, seed=p + q) for p, q in itertools.pairwise(widths))
+    weight = FactoredMatrix(chain, scale=-0.5)
+    left, right, ok = probes.singular_vectors(weight)
+    assert ok.all()
+    u, _, vt = torch.linalg.svd(weight.dense(), full_matrices=False)
+    for ours, theirs in ((left, u), (right, vt.mT)):
+        for k in range(1, weight.rank + 1):
+            torch.testing.assert_close(ours[..., :k] @ ours[..., :k].mT, theirs[..., :k] @ theirs[..., :k].mT)
+    lost = FactoredMatrix((chain[0].clone(), *chain[1:]))
+    lost.factors[0][1, 0, 0, 0] = torch.inf
+    assert probes.singular_vectors(lost)[2].tolist() == [[True], [False]]
 
 
 def test_the_step_length_is_how_far_the_weight_moved():
