@@ -155,9 +155,10 @@ class Block:
             if step in probed:
                 paused = self.now()
                 row = self.probe(before, step in coarse)
-                alive &= row["loss"].isfinite()
+                lost = alive & ~row["loss"].isfinite()
+                alive &= ~lost
                 none_left = not alive.any()
-                self.freeze(~alive)
+                self.freeze(lost)
                 rows.append({name: value.where(alive, torch.inf if name == "loss" else torch.nan) for name, value in row.items()})
                 if settings.probes == "all" and step in coarse:
                     result.spectra[step] = self.spectrum()

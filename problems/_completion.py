@@ -14,7 +14,7 @@ from problems._problem import Instance, run_once
 warnings.filterwarnings(
     "ignore", message="Sparse CSR tensor support is in beta"
 )  # said once a process; what is used here is tested
-DENSE_ABOVE = 0.05  # observed fraction from which a dense mask beats gathered entries
+DENSE_ABOVE = 0.05  # fraction of the entries from which the whole matrix beats gathered ones
 
 
 @dataclass(eq=False)
@@ -76,7 +76,7 @@ class Completion(Instance):
 
     def entries(self, weight: FactoredMatrix, index: Tensor) -> Tensor:
         """(..., N) the weight's entries at flat indices (..., N)."""
-        if self._dense or len(weight.parts) == 1 or weight.base is not None:
+        if not self._gathers(weight.parts, weight.base, index.shape[-1]):
             return _take(weight.dense().flatten(-2), index)
         left, right = weight.parts
         row, column = (index // self.columns)[..., None, :], (index % self.columns)[..., None, :]
@@ -109,9 +109,10 @@ class Completion(Instance):
         if cotangents[1] is not None:
             program.matmul(left.mT, residual, cotangents[1])
 
-    def _gathers(self, parts: tuple[Tensor, ...], base: Tensor | None) -> bool:
-        """Whether the observed entries are few enough, and the weight a bare product, to work on them alone."""
-        return not self._dense and len(parts) == 2 and base is None
+    def _gathers(self, parts: tuple[Tensor, ...], base: Tensor | None, count: int | None = None) -> bool:
+        """Whether `count` entries, those observed if None, are so few, and the weight a bare product, that they are worked on alone."""
+        count = self.observed.shape[-1] if count is None else count
+        return len(parts) == 2 and base is None and count <= DENSE_ABOVE * self.rows * self.columns
 
     def _record_residual(self, program: Program, update: Tensor, base: Tensor | None, out: Tensor) -> None:
         """The loss's derivative by the weight (..., m, n): c (W - M) on the observed entries, zero off them."""
@@ -143,6 +144,9 @@ class Completion(Instance):
         return grad_left, grad_right
 
     def measure(self, weight):
+        sought = (self.observed, self.validation, self.test)
+        if self.hidden is not None or not all(self._gathers(weight.parts, weight.base, index.shape[-1]) for index in sought):
+            weight = FactoredMatrix((weight.dense(),))  # multiplied out once for all
         measures = {"loss": self.loss(weight)}
         for part, index, values in (
             ("validation", self.validation, self.validation_values),
