@@ -9,7 +9,7 @@ BENCH = $(RUN) -m bench
 LAUNCHER ?= hydra/launcher=joblib
 ARGS ?=
 
-.PHONY: help bench test test-full sweep plots table check format catalogue wheel clean
+.PHONY: help bench test test-full sweep plots perf table check format catalogue wheel clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -32,6 +32,11 @@ sweep: $(VENV)/.bench ## sweep learning rates for PROBLEM, PARAMETERIZATION, OPT
 
 plots: $(VENV)/.bench ## draw the latest sweep's figures again from what is stored
 	$(BENCH) plot $(ARGS)
+
+DEVICE ?= cpu
+device ?= $(DEVICE)
+perf: $(VENV)/.perf ## the engine's speed beside a plain torch loop and JAX (ARGS=--quick for a minute, device=cuda for a GPU)
+	$(RUN) -m bench.perf --device $(device) $(ARGS)
 
 table: $(VENV)/.bench ## print the latest sweep's winners again
 	$(BENCH) table $(ARGS)
@@ -62,6 +67,10 @@ $(VENV)/bin/python:
 $(VENV)/.bench: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt torch==$$(sed -n 's/^torch==//p' constraints.txt)
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[data,parallel]'
+	touch $@
+
+$(VENV)/.perf: $(VENV)/.bench
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[data,parallel,perf]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.bench

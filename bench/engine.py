@@ -147,11 +147,9 @@ class Block:
         late = none_left = False
         started = self.now()
         for step in range(settings.steps + 1):
-            self.at.step = self.batches.step = step
-            self.batch = self.instance.batch(self.batches)
             last = step == settings.steps
             if not last or settings.probes != "none":
-                self.program()
+                self.find_gradients(step)
             if step in probed:
                 paused = self.now()
                 row = self.probe(before, step in coarse)
@@ -181,8 +179,15 @@ class Block:
         return result
 
     @torch.no_grad()
+    def find_gradients(self, step: int) -> None:
+        """Leave in `grads` what the loss has for gradients at the present parameters, on that step's batch."""
+        self.at.step = self.batches.step = step
+        self.batch = self.instance.batch(self.batches)
+        self.program()
+
+    @torch.no_grad()
     def step(self) -> None:
-        """Move along the gradients that the program has left."""
+        """Move along the gradients that were found."""
         factor = schedule_factor(self.settings.schedule, self.at.step, self.settings.steps, self.settings.warmup)
         if factor != self._factor:
             self._factor = factor
