@@ -18,6 +18,7 @@ from optimizers import Adam
 from problems._completion import Completion
 
 SIZES = (16, 4, 1)  # lanes of a block that are tried beside all of them
+LARGE_SIZES = (4, 1)  # for weights of which a few fill a core's cache: more have never won, and compiling takes its time
 Arrays = dict[str, Any]
 
 
@@ -167,7 +168,8 @@ def start(device: str) -> None:
 
 
 def works(cell: Cell, contestant: str) -> Iterator[Work]:
-    """One for each size of blocks; all lanes at once only where their weights could fit a cache."""
-    whole = [] if cell.m * cell.n >= LARGE else [cell.lanes]
-    for size in [*whole, *(size for size in SIZES if size < cell.lanes and cell.rates % size == 0)] or [cell.lanes]:
+    """One for each size of blocks."""
+    large = cell.m * cell.n >= LARGE and cell.device == "cpu"
+    sizes = {size for size in (LARGE_SIZES if large else (cell.lanes, *SIZES)) if cell.rates % size == 0 or size == cell.lanes}
+    for size in sorted(sizes or {cell.lanes}, reverse=True):
         yield Scan(cell, size, contestant == "jax_gram")
