@@ -325,12 +325,17 @@ def stack_rows(rows: list[dict[str, Tensor]], count: int, alive: Tensor) -> dict
     return curves
 
 
-def cut_blocks(seeds: int, rates: int, bytes_a_lane: int, budget: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of seeds and rates whose lanes fit the budget together, at least one lane; rates of a seed stay together first."""
+def cut_blocks(seeds: int, rates: int, bytes_a_lane: int, budget: int, bytes_a_seed: int = 0) -> Iterator[tuple[slice, slice]]:
+    """Slices of seeds and rates that fit the budget together, at least one lane; rates of a seed stay together first.
+
+    Args:
+        bytes_a_seed: what the rates of a seed share. It keeps seeds apart; rates share it anyway.
+    """
     fit = max(1, budget // max(1, bytes_a_lane))
     by_rate = -(-rates // min(rates, fit))
     rates_a_block = -(-rates // by_rate)
-    seeds_a_block = max(1, min(seeds, fit // rates)) if by_rate == 1 else 1
+    together = budget // max(1, rates * bytes_a_lane + bytes_a_seed) if by_rate == 1 else 1
+    seeds_a_block = max(1, min(seeds, together))
     for first in range(0, seeds, seeds_a_block):
         for start in range(0, rates, rates_a_block):
             yield slice(first, min(seeds, first + seeds_a_block)), slice(start, min(rates, start + rates_a_block))
@@ -341,6 +346,10 @@ def block_bytes(device: str) -> int:
     return BLOCK_BYTES.get(torch.device(device).type, BLOCK_BYTES["cpu"])
 
 
-def bytes_a_lane(instance: Instance, parameterization: Parameterization, optimizer: Optimizer, settings: Settings) -> int:
-    """Working set of one lane."""
-    return Block([instance], parameterization, optimizer, [0], [1.0], settings).bytes
+def working_set(
+    instance: Instance, parameterization: Parameterization, optimizer: Optimizer, settings: Settings
+) -> tuple[int, int]:
+    """Bytes that a step of one lane goes through: the lane's own, and those that the rates of its seed share."""
+    block = Block([instance], parameterization, optimizer, [0], [1.0], settings)
+    tensors = [value for value in vars(block.instance).values() if isinstance(value, Tensor)]
+    return block.bytes, sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -77,8 +77,9 @@ class Buffers:
     @property
     def bytes(self) -> int:
         """What a step of all lanes goes through."""
-        streams = 2 + max((len(moments) for moments in self.state.values()), default=0) + (2 if self._lr_by_name else 0)
-        return streams * self._params.numel() * self._params.element_size()
+        moments = max((len(moments) for moments in self.state.values()), default=0)
+        beside = (1 + (moments > 0)) if self._lr_by_name else 0  # a rate for every entry; a rule with moments needs scratch memory
+        return (2 + moments + beside) * self._params.numel() * self._params.element_size()
 
     def set_rates(self, lr: Tensor) -> None:
         """Learning rates (seeds, rates) from here on."""

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from bench.catalogue import check_pair
-from bench.engine import Block, BlockResult, Settings, block_bytes, bytes_a_lane, cut_blocks
+from bench.engine import Block, BlockResult, Settings, block_bytes, cut_blocks, working_set
 from bench.probes import LEVELS
 from linalg import InputError
 from linalg.checks import check, check_choice, check_integer, check_number
@@ -90,9 +90,9 @@ def run(
     check_pair(optimizer, parameterization)
     settings = Settings(steps, schedule, warmup, as_dtype(dtype) or problem.dtype, as_device(device), probes)
     instances = [problem.draw(seed, dtype=settings.dtype, device=settings.device) for seed in seeds]
-    size = bytes_a_lane(instances[0], parameterization, optimizer, settings)
+    lane, seed = working_set(instances[0], parameterization, optimizer, settings)
     results: list[tuple[slice, slice, BlockResult]] = []
-    for by_seed, by_rate in cut_blocks(len(seeds), len(rates), size, block_bytes(settings.device)):
+    for by_seed, by_rate in cut_blocks(len(seeds), len(rates), lane, block_bytes(settings.device), seed):
         lanes = (by_seed.stop - by_seed.start) * (by_rate.stop - by_rate.start)
         share = None if timeout is None else timeout * lanes / (len(seeds) * len(rates))
         block = Block(instances[by_seed], parameterization, optimizer, seeds[by_seed], rates[by_rate], settings, share)

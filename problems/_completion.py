@@ -110,7 +110,7 @@ class Completion(Instance):
             program.matmul(left.mT, residual, cotangents[1])
 
     def _gathers(self, parts: tuple[Tensor, ...], base: Tensor | None, count: int | None = None) -> bool:
-        """Whether `count` entries, those observed if None, are so few, and the weight a bare product, that they are worked on alone."""
+        """Whether the weight is a bare product and `count` entries (None: those observed) are few enough to work on them alone."""
         count = self.observed.shape[-1] if count is None else count
         return len(parts) == 2 and base is None and count <= DENSE_ABOVE * self.rows * self.columns
 

@@ -115,14 +115,14 @@ class LeastSquares(Instance):
         through = right if self._gram is None else program.matmul(right, self._gram)
         grad_left, grad_right = cotangents
         if grad_left is not None:
-            program.matmul(self._in_columns(cross), right.mT, grad_left)
+            program.matmul(self._in_columns(cross) if _few_lanes(right) else cross, right.mT, grad_left)
             program.matmul(left, program.matmul(right, through.mT), grad_left, beta=-1)
         program.matmul(left.mT, cross, grad_right)
         program.matmul(program.matmul(left.mT, left), through, grad_right, beta=-1)
 
     @staticmethod
     def _in_columns(cross: Tensor) -> Tensor:
-        """C column by column: products with C and with its transpose both read along memory, which counts for few lanes."""
+        """C column by column: then products with C and with its transpose both read along memory."""
         return cross.mT.contiguous().mT if cross.shape[-3:-2] in ((), (1,)) else cross
 
     def _record_left(self, program: Program, parts: Parts, cross: Tensor, grad_left: Tensor | None) -> None:
@@ -187,6 +187,11 @@ class LeastSquares(Instance):
         assert values is not None
         tail = float(values[rank:].square().sum())
         return 0.5 * float(self.weight) * (tail + max(floor, 0.0))
+
+
+def _few_lanes(right: Tensor) -> bool:
+    """Whether one tall product with C is so short that the order in which it reads C counts for more than the room of a copy."""
+    return right.ndim < 3 or right.shape[-3] < 16
 
 
 def shared_matmul(rows: Tensor, matrix: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bench.engine import Block, block_bytes, bytes_a_lane, cut_blocks
+from bench.engine import Block, block_bytes, cut_blocks, working_set
 from bench.perf.cells import Cell
 from bench.perf.work import Work, clock, count
 from bench.process import prepare
@@ -16,8 +16,8 @@ class Engine(Work):
 
     def __init__(self, cell: Cell) -> None:
         super().__init__(cell)
-        size = bytes_a_lane(cell.instances[0], cell.method, cell.rule, cell.settings(1))
-        self.blocks = list(cut_blocks(cell.seeds, cell.rates, size, block_bytes(cell.device)))
+        lane, seed = working_set(cell.instances[0], cell.method, cell.rule, cell.settings(1))
+        self.blocks = list(cut_blocks(cell.seeds, cell.rates, lane, block_bytes(cell.device), seed))
 
     def lanes_of(self, block: tuple[slice, slice]) -> int:
         return count(block)
