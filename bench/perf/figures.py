@@ -18,6 +18,7 @@ LOOKS = {name: (COLOURS[i], MARKERS[i]) for i, name in enumerate(LABELS)}
 SIZES = (32, 64, 128, 256, 512, 1024)
 FAMILIES = (("lora", "sgd"), ("lora", "adam"), ("deep_lora", "adam"))
 PANEL_INCHES = (3.6, 3.2)
+MOST_TICKS = 6
 LABEL_GAP = 0.065  # of a panel's height, between the middles of two labels
 
 
@@ -84,6 +85,8 @@ def draw(axes: Axes, group: pd.DataFrame, x: str, title: str) -> None:
             line.set(markeredgecolor="white", markeredgewidth=0.5)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    places = group[x].to_list()
+    axes.set_xticks(places[:: -(-len(places) // MOST_TICKS)])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_title(title, loc="left")
 

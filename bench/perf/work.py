@@ -35,11 +35,11 @@ class Work:
         raise NotImplementedError
 
     def build(self, block: Any, steps: int) -> Any:
-        """The tensors of a block at their start, ready for that many steps."""
+        """The tensors of a block at their start, for runs of about that many steps."""
         raise NotImplementedError
 
     def advance(self, built: Any, steps: int) -> float:
-        """Take the steps that the block was built for, from where it stands; the seconds of `clock`."""
+        """Take so many steps from where the block stands; the seconds of `clock`."""
         raise NotImplementedError
 
     def weights(self, built: Any) -> np.ndarray:

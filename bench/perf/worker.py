@@ -22,7 +22,7 @@ from bench.perf.work import Work
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NPROC": "1"}  # NPROC is what JAX heeds; XLA_FLAGS do not hold it
 MODULES = {"engine": "engine", "loop": "loop", "jax": "jax_scan", "jax_gram": "jax_scan"}  # contestants of a module share a process
 ROUND_SECONDS, TRIAL_SECONDS, SLOW_SECONDS = 0.12, 0.03, 0.5
-MOST_STEPS = 5000
+STEPS_TOGETHER, MOST_STEPS = 20, 5000  # of a block before the next one: a run takes hundreds, from a warm cache
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -137,7 +137,7 @@ class Runner:
         trials = [(attempt(work), work) for work in self._works(cell, contestant)]
         prepared, work = min(trials, key=lambda trial: trial[0].seconds)
         a_block = prepared.seconds * prepared.block
-        blocks = list(work.blocks)[: work.timed][: max(1, int(ROUND_SECONDS / (work.least * a_block)))]
+        blocks = list(work.blocks)[: work.timed][: max(1, int(ROUND_SECONDS / (STEPS_TOGETHER * a_block)))]
         lanes = sum(work.lanes_of(block) for block in blocks)
         steps = steps_in(ROUND_SECONDS, prepared.seconds * lanes, work.least)
         self.held[contestant] = Held(work, [work.build(block, steps) for block in blocks], steps, lanes)
@@ -178,7 +178,6 @@ def attempt(work: Work) -> Prepared:
     memory = float("nan") if on_gpu else max(0.0, resident("VmHWM") - before)
     if a_step * work.least < SLOW_SECONDS:  # then the first time tells little
         steps = steps_in(TRIAL_SECONDS, a_step, work.least)
-        built = built if steps == work.least else work.build(block, steps)
         a_step = work.advance(built, steps) / steps
     lanes = work.lanes_of(block)
     return Prepared(lanes, work.compile_seconds, memory, a_step / lanes)

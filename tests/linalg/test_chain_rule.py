@@ -1,5 +1,7 @@
 """The recorded chain rule against autograd, for every chain that the parameterizations use and more."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -22,7 +24,7 @@ CHAINS = {  # widths p_1, ..., p_k+1
 
 def chain(widths, lead=(2, 3), transposed=()):
     drawn = []
-    for i, (rows, columns) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (rows, columns) in enumerate(pairwise(widths)):
         generator = torch.Generator().manual_seed(i)
         shape = (columns, rows) if i in transposed else (rows, columns)
         factor = torch.randn(*lead, *shape, generator=generator, dtype=F64)
