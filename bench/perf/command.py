@@ -16,11 +16,15 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from bench.overhead import share_outside
 from bench.perf import cells, figures, table
 from bench.perf.cells import Cell
 from bench.perf.contest import Contest, DisagreementError
+from bench.perf.scaling import speed_up
 from bench.perf.worker import WorkerError
 from bench.progress import COLUMNS
+from bench.store import Store
+from linalg import InputError
 
 DESCRIPTION = "Measure the speed of the engine beside a plain torch loop and beside JAX: all in 20 minutes, or --quick."
 ROUNDS = {"full": 5, "quick": 3, "figures": 3}
@@ -59,6 +63,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--device", default="cpu", help="cpu, or cuda")
     made.add_argument("--cells", default="", metavar="REGEX", help="only cells whose names match")
     made.add_argument("--output", type=Path, default=Path("results/perf"), help="folder for table.csv, machine.json and figures")
+    made.add_argument(
+        "--results", type=Path, default=Path("results"), help="where `make bench` has left its sweep, for its overhead"
+    )
     figures = "also against lanes and sizes, with figures (of a full run these are a part)"
     made.add_argument("--figures", action=argparse.BooleanOptionalAction, help=figures)
     return made
@@ -93,6 +100,22 @@ def measure(contest: Contest, chosen: list[Cell], options: argparse.Namespace, w
             drawn = figures.draw_lanes(by_lanes.frame, options.output) + figures.draw_sizes(by_size.frame, options.output)
             complain("\n".join(str(path) for path in drawn), 0)
     table.show(rows.frame)
+    for line in around(options):
+        print(line)
+
+
+def around(options: argparse.Namespace) -> list[str]:
+    """What counts beside the steps: how much of `make bench` was none of them, and what a second core brings."""
+    try:
+        timing = share_outside(Store(options.results), "default")
+        wall = f"make bench: {timing['share']:.0%} of {timing['wall']:.0f} s on {timing['workers']:.0f} processes"
+        parts = f"probes {timing['probes'] / max(1, timing['workers']):.0f} s, figures {timing['figures']:.0f} s"
+        lines = [f"{wall} were outside the step loop ({parts})"]
+    except InputError:
+        lines = [f"make bench: not timed in {options.results}; run it, and its share outside the step loop is printed here"]
+    if options.device == "cpu" and not options.quick and (gain := speed_up()) is not None:
+        lines.append(f"two processes on two cores: {gain:.2f} times the throughput of one")
+    return lines
 
 
 class Stopwatch:

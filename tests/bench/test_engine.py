@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import bench
-from bench.engine import Block, Settings, cut_blocks
+from bench.engine import Block, Settings, cut_blocks, working_set
 from bench.lanes import Lanes
 from linalg import FactoredMatrix, InputError, generator
 from optimizers import SGD, Adam, Momentum, Torch, schedule_factor
@@ -244,6 +244,26 @@ def test_blocks_cover_every_lane_once_and_fit_the_budget(seeds, rates, size):
         lanes = (by_seed.stop - by_seed.start) * (by_rate.stop - by_rate.start)
         assert lanes == 1 or lanes * size <= 1000
     assert (covered == 1).all()
+
+
+def test_what_seeds_do_not_share_keeps_them_apart_and_never_cuts_rates():
+    assert len(list(cut_blocks(8, 16, 10, 1000))) == 2  # six seeds of 160 bytes, then two
+    assert len(list(cut_blocks(8, 16, 10, 1000, bytes_a_seed=400))) == 8
+    assert list(cut_blocks(2, 16, 10, 1000, bytes_a_seed=10**6)) == [(slice(i, i + 1), slice(0, 16)) for i in range(2)]
+
+
+@pytest.mark.parametrize("method", [LoRA(4), OPLoRA(4), Deep(), Flora(4)], ids=repr)
+@pytest.mark.parametrize("rule", [SGD(), Adam()], ids=repr)
+def test_a_block_takes_what_its_lanes_were_said_to(method, rule):
+    problem, settings = MatrixFactorization(shape=(40, 60)), Settings(3, probes="none")
+    instances = [problem.draw(seed) for seed in range(4)]
+    lane, seed = working_set(instances[0], method, rule, settings)
+    assert seed >= 40 * 60 * 4
+    for budget in (20 * lane, 3 * lane):
+        for by_seed, by_rate in cut_blocks(4, 9, lane, budget, seed):
+            rates = [0.1] * (by_rate.stop - by_rate.start)
+            block = Block(instances[by_seed], method, rule, list(range(4))[by_seed], rates, settings)
+            assert block.bytes <= 1.01 * budget
 
 
 def test_tall_tensors_lie_transposed_and_lanes_share_no_memory():

@@ -9,11 +9,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench import overhead
 from bench.perf import cells, command, figures, limits, table
 from bench.perf.cells import METHODS, RULES, Cell, flops, trainable_entries, update_bytes
 from bench.perf.contest import Contest, DisagreementError, Timing
 from bench.perf.engine import Engine
 from bench.perf.loop import Loop
+from bench.perf.scaling import speed_up
+from bench.store import Store
 
 SHAPES = {"square": (48, 48, 4), "tall": (60, 40, 4), "wide": (36, 64, 4), "not thin": (12, 12, 4)}
 LIMITS = {"gemm_float32": 1e11, "gemm_float64": 5e10, **{f"triad_{size}": 1e11 / 2**i for i, size in enumerate(limits.TRIADS)}}
@@ -227,3 +230,19 @@ def test_a_device_that_is_not_there_is_refused_in_one_line(capsys, tmp_path):
 def test_cells_that_match_nothing_are_refused_in_one_line(capsys, pattern):
     assert command.main(["--quick", "--cells", pattern]) == 2
     assert capsys.readouterr().err.startswith(f"cells={pattern!r}: ")
+
+
+def test_what_surrounds_the_steps_is_said_from_the_stored_sweep(tmp_path):
+    options = command.parser().parse_args(["--quick", "--results", str(tmp_path)])
+    (line,) = command.around(options)
+    assert line.startswith("make bench: not timed in")
+    timing = overhead.Timing(wall=100.0, figures=4.0, workers=2, ran=3, steps=160.0, probes=10.0)
+    Store(tmp_path).write_sweep("default", ["a"], [], "", timing.record())
+    (line,) = command.around(options)
+    assert line == "make bench: 20% of 100 s on 2 processes were outside the step loop (probes 5 s, figures 4 s)"
+
+
+@pytest.mark.slow
+def test_a_second_core_does_nearly_as_much_again():
+    gain = speed_up()
+    assert gain is None or 1.0 < gain < 2.2  # 1.7 is for an idle machine
