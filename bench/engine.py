@@ -129,7 +129,8 @@ class Block:
     @property
     def bytes(self) -> int:
         """The working set of a step."""
-        own = [tensor for name, tensor in self.params.items() if name not in self.trainable and tensor.shape[1] == self.lr.shape[1]]
+        merged = self.params.items() if self.parameterization.merges else ()  # else what is fixed is shared by the rates
+        own = [tensor for name, tensor in merged if name not in self.trainable and tensor.shape[1] == self.lr.shape[1]]
         beside = self.lr.numel() * self.instance.workspace(self._parts)
         return self.buffers.bytes + self.program.bytes + self.lr.element_size() * (beside + sum(tensor.numel() for tensor in own))
 

@@ -95,8 +95,8 @@ class Buffers:
             outer: gradients still to be formed, see `Optimizer.record`.
         """
         lane = self._params.numel() // self._lr.numel()
-        by_name = self._whole is None or self.state.restarted or self.optimizer.prefers_names(lane, self._lr.device, bool(outer))
-        if self._whole is None or by_name:
+        prefers = not self.state.rates and self.optimizer.prefers_names(lane, self._lr.device, bool(outer))
+        if self._whole is None or self.state.restarted or prefers:
             self._lr_by_name = {}
             self.optimizer.record(program, self.params, self.grads, self.state, self._lr, at, outer)
             return

@@ -109,7 +109,7 @@ class Program:
         a, b = (self._one_batch(x.expand(*lead, *x.shape[-2:])) for x in (a, b))
         out = out.view(-1, *out.shape[-2:])
         sums_along_rows = out.shape[-2] == 1 and b.stride(-1) != 1
-        if len(out) == 1 or (sums_along_rows and b[0].numel() >= UNROLLED):
+        if len(out) == 1 or (sums_along_rows and b[0].numel() >= UNROLLED and b.device.type == "cpu"):
             for one in zip(a, b, out, strict=True):
                 self._call(*one, alpha, beta)
         else:

@@ -81,7 +81,7 @@ class Adam(Optimizer):
         if not self.prefers_names(entries, lr.device, bool(outer)) or state.rates or state.restarted:
             super().record(program, params, grads, state, lr, at, outer)
             return
-        count = state.counts[EVERY]
+        count = state.counts.setdefault(EVERY, torch.zeros(()))
         program.do(count.add_, 1)
         formed = {name: program.empty(params[name], in_rows(params[name][0, 0]).shape) for name in outer}
         for lane in product(*map(range, lr.shape)):
