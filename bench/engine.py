@@ -14,6 +14,7 @@ from bench.lanes import Buffers, Lanes
 from linalg import ChainRule, FactoredMatrix, Program, generator
 from linalg.program import cuda_graph
 from optimizers import Optimizer, schedule_factor
+from optimizers._optimizer import form
 from parameterizations import Parameterization, Params, Step
 from problems import Instance
 
@@ -256,8 +257,7 @@ class Block:
     def probe(self, before: FactoredMatrix | None, coarse: bool) -> dict[str, Tensor]:
         """One value a lane (S, K) of every probe asked for."""
         with torch.no_grad():
-            for name, (column, line) in self._outer.items():
-                torch.mul(column, line, out=self.grads[name])
+            form(self._outer, self.grads)
             weight = self.weight()
             row = dict(self.instance.measure(weight))
             if self.settings.probes != "none":

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from linalg import Program
 from optimizers import Optimizer, State
-from optimizers._optimizer import EVERY, Outer
+from optimizers._optimizer import EVERY, Outer, form
 from parameterizations import Step
 
 WHOLE = "whole"  # the name of a buffer taken as one tensor
@@ -100,10 +100,9 @@ class Buffers:
             self._lr_by_name = {}
             self.optimizer.record(program, self.params, self.grads, self.state, self._lr, at, outer)
             return
-        for name, (column, row) in outer.items():
-            program.do(torch.mul, column, row, out=self.grads[name])
+        if outer:
+            program.do(form, outer, self.grads)
         if not self._lr_by_name:
-            lr_of_entry, self._lr_by_name = self._lanes.zeros(self._lr)
-            self._lr_of_entry = lr_of_entry
+            self._lr_of_entry, self._lr_by_name = self._lanes.zeros(self._lr)
             self.set_rates(self._lr)
         self.optimizer.record(program, {WHOLE: self._params}, {WHOLE: self._grads}, self._whole, self._lr_of_entry, at, {})

@@ -128,8 +128,8 @@ class Optimizer:
         Args:
             outer: gradients that are still to be formed in `grads`: column (*lanes, p, 1) and row (*lanes, 1, q) by name.
         """
-        for name, (column, row) in outer.items():
-            program.do(torch.mul, column, row, out=grads[name])
+        if outer:
+            program.do(form, outer, grads)
         (program.do if self.stepless else program.decide)(self.update, params, grads, state, lr, at)
 
     def state_bytes(self, state: State) -> int:
@@ -147,6 +147,12 @@ def per_lane(lr: Tensor | float, param: Tensor) -> Tensor | float:
         return lr
     lr = lr if lr.dtype == param.dtype else lr.to(param.dtype)
     return lr if lr.ndim == param.ndim else lr.reshape(lr.shape + (1,) * (param.ndim - lr.ndim))
+
+
+def form(outer: Outer, grads: Mapping[str, Tensor]) -> None:
+    """Multiply outer products out into the gradients that they stand for."""
+    for name, (column, row) in outer.items():
+        torch.mul(column, row, out=grads[name])
 
 
 def in_rows(x: Tensor) -> Tensor:

@@ -111,7 +111,7 @@ def serve(pipe: Connection, module: str, device: str, core: int | None) -> None:
         try:
             runner = runner or Runner(module, device)  # imported on one core: pools of threads count cores then
             pipe.send((getattr(runner, action)(*arguments), None))
-        except Exception:
+        except Exception:  # whatever it is, the parent says it; a child that died would say nothing
             pipe.send((None, traceback.format_exc()))
 
 
