@@ -18,9 +18,9 @@ from optimizers._optimizer import form
 from parameterizations import Parameterization, Params, Step
 from problems import Instance
 
-BLOCK_BYTES = {"cpu": 8 << 20, "cuda": 1 << 30}
-# On a CPU between a core's own cache and its share of the last one: fewer, longer tensor operations win up to there.
-# A graphics card has bandwidth to spare and wants long operations, so that memory alone bounds a block.
+BLOCK_BYTES = {"cpu": 32 << 20, "cuda": 1 << 30}
+# On a CPU a block is to stay in the last cache: fewer, longer tensor operations win up to there. A graphics card has
+# bandwidth to spare and wants long operations, so that memory alone bounds a block.
 
 
 @dataclass(frozen=True)

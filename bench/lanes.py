@@ -66,6 +66,7 @@ class Buffers:
         self.state.counts[EVERY] = torch.zeros((), device=lr.device)
         self._whole: State | None = None
         self._lr_by_name: dict[str, Tensor] = {}
+        self._unformed = 0  # entries of gradients that stay outer products
         if optimizer.elementwise:
             self._whole = optimizer.init({WHOLE: self._params})
             self._whole.counts[WHOLE] = self.state.counts[EVERY]
@@ -79,7 +80,8 @@ class Buffers:
         """What a step of all lanes goes through."""
         moments = max((len(moments) for moments in self.state.values()), default=0)
         beside = (1 + (moments > 0)) if self._lr_by_name else 0  # a rate for every entry; a rule with moments needs scratch memory
-        return (2 + moments + beside) * self._params.numel() * self._params.element_size()
+        entries = (2 + moments + beside) * self._params.numel() - self._unformed
+        return entries * self._params.element_size()
 
     def set_rates(self, lr: Tensor) -> None:
         """Learning rates (seeds, rates) from here on."""
@@ -96,6 +98,7 @@ class Buffers:
         """
         lane = self._params.numel() // self._lr.numel()
         prefers = not self.state.rates and self.optimizer.prefers_names(lane, self._lr.device, bool(outer))
+        self._unformed = sum(self.grads[name].numel() for name in outer) if prefers else 0
         if self._whole is None or self.state.restarted or prefers:
             self._lr_by_name = {}
             self.optimizer.record(program, self.params, self.grads, self.state, self._lr, at, outer)
