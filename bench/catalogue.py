@@ -19,6 +19,13 @@ AXES: dict[str, type[Problem] | type[Parameterization] | type[Optimizer]] = {
 }
 PACKAGES = {"problem": "problems", "parameterization": "parameterizations", "optimizer": "optimizers"}
 
+NEEDS = {
+    "base": "a pretrained weight",
+    "layers": "a stack of weights",
+    "quadratic": "a loss that is quadratic in the weight",
+    "target": "a matrix to approximate, all of it observed",
+}
+
 
 @cache
 def entries(axis: str) -> dict[str, Any]:
@@ -66,8 +73,13 @@ def refusals() -> list[tuple[str, str, str]]:
     return found
 
 
-def check_pair(optimizer: Optimizer, parameterization: Parameterization) -> None:
-    """Raise `InputError` with the reason where the two do not go together."""
+def check_cell(problem: Problem, optimizer: Optimizer, parameterization: Parameterization) -> None:
+    """Raise `InputError` with the reason where the three do not go together."""
     reason = optimizer.supports(parameterization)
     if reason:
         raise InputError(f"optimizer={name_of(optimizer)} cannot train parameterization={name_of(parameterization)}: {reason}")
+    entry: Optimizer | Parameterization
+    for axis, entry in (("parameterization", parameterization), ("optimizer", optimizer)):
+        missing = [NEEDS[need] for need in entry.needs if need not in problem.provides]
+        if missing:
+            raise InputError(f"{axis}={name_of(entry)} cannot run on problem={name_of(problem)}: it needs {' and '.join(missing)}")

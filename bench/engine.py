@@ -16,6 +16,7 @@ from linalg.program import cuda_graph
 from optimizers import Optimizer, schedule_factor
 from optimizers._optimizer import form
 from parameterizations import Parameterization, Params, Step
+from parameterizations._parameterization import Recorded
 from problems import Instance
 
 BLOCK_BYTES = {"cpu": 32 << 20, "cuda": 1 << 30}
@@ -95,13 +96,14 @@ class Block:
         frozen = {name for name in started[0] if name in parameterization.frozen}
         self.params: Params = {name: torch.stack([params[name] for params in started])[:, None] for name in frozen}
         lanes = Lanes({name: tensor for name, tensor in started[0].items() if name not in frozen}, (len(seeds), len(rates)))
-        self.buffers = Buffers(lanes, self.lr, optimizer, parameterization.rates)
+        self.buffers = Buffers(lanes, self.lr, optimizer, parameterization.rates, parameterization.scaling)
         self._factor = 1.0  # of the schedule, in the buffers' rates
         self.trainable, self.grads, self.state = self.buffers.params, self.buffers.grads, self.buffers.state
         for name, tensor in self.trainable.items():
             tensor.copy_(torch.stack([params[name] for params in started])[:, None])
         self.params |= self.trainable
         self.at = self.step_of("steps")
+        self.at.lr, self.at.instance = self.buffers.lr, self.instance
         self.batches = self.step_of("batches")  # a stream of its own: what a method draws must not move the data
         self.batch: Any = None
         self.prepare()
@@ -110,12 +112,21 @@ class Block:
         """Record how the gradients come from the parameters; again whenever a hook has put other tensors in place."""
         self.program = Program()
         with torch.no_grad():
-            recorded = self.parameterization.record(self.program, self.params, self.grads, self.at)
+            if self.optimizer.tangent:
+                recorded = self.parameterization.record_tangent(self.program, self.params, self.grads)
+            else:
+                recorded = self.parameterization.record(self.program, self.params, self.grads, self.at)
             chain = ChainRule(recorded.weight, self.program, recorded.cotangents)
             base = recorded.weight.base
             self.instance.record(self.program, chain.parts, base, chain.part_cotangents, lambda: self.batch)
             chain.pull_back()
+            if self.optimizer.preconditions:
+                self.program.decide(self.precondition, recorded)
             recorded.pull_back()
+            if self.parameterization.penalizes:
+                self.program.decide(self.penalize)
+            if self.parameterization.directs:
+                self.program.decide(self.parameterization.direct, self.params, self.grads, self.at)
         self._parts = len(chain.parts)
         self.update = Program()
         self.buffers.record(self.update, self.at, recorded.outer)
@@ -199,6 +210,25 @@ class Block:
             self.parameterization.after_step(self.params, self.grads, self.state, self.at)
             self.take_up_changes()
 
+    def precondition(self, recorded: Recorded) -> None:
+        """Let the rule change the gradients of the chain's two factors."""
+        weight, places = recorded.weight, recorded.cotangents
+        changed = self.optimizer.precondition(*weight.factors, *places, weight.scale)  # type: ignore[call-arg,arg-type]  # a pair
+        for place, gradient in zip(places, changed, strict=True):
+            assert place is not None
+            place.copy_(gradient)
+
+    def penalize(self) -> None:
+        """Add the penalty's gradients to those of the loss."""
+        with torch.enable_grad():
+            leaves = {name: tensor.detach().requires_grad_() for name, tensor in self.trainable.items()}
+            penalty = self.parameterization.penalty({**self.params, **leaves})
+            assert penalty is not None
+            found = torch.autograd.grad(penalty.sum(), list(leaves.values()), allow_unused=True)
+        for name, gradient in zip(leaves, found, strict=True):
+            if gradient is not None:
+                self.grads[name].add_(gradient)
+
     @property
     def hooked(self) -> bool:
         """Whether the parameterization does anything after a step."""
@@ -230,7 +260,8 @@ class Block:
         return time.perf_counter()
 
     def weight(self) -> FactoredMatrix:
-        return self.parameterization.weight(self.params, self.at)
+        """The weight as it would be used."""
+        return self.parameterization.weight(self.params)
 
     def total_update(self) -> FactoredMatrix:
         """All that was learned: the weight less the pretrained base, in factors where nothing has been merged."""
@@ -250,9 +281,12 @@ class Block:
                     tensor[lanes] = 0
 
     def spectrum(self) -> Tensor:
-        """(S, K, k) singular values of all that was learned."""
+        """(S, K, k) singular values of all that was learned; those of a stack's layers together, sorted."""
         with torch.no_grad():
-            return self.total_update().svdvals().expand(*self.lr.shape, -1).cpu()
+            values = self.total_update().svdvals()
+            if self.instance.layers is not None:
+                values = values.flatten(2).sort(descending=True).values
+            return values.expand(*self.lr.shape, -1).cpu()
 
     def probe(self, before: FactoredMatrix | None, coarse: bool) -> dict[str, Tensor]:
         """One value a lane (S, K) of every probe asked for."""
@@ -265,6 +299,7 @@ class Block:
             if self.settings.probes == "all" and coarse:
                 total = self.total_update()
                 row |= probes.expensive(self.instance, self.parameterization, self.params, weight, total, self.settings.dtype)
+            row = {name: probes.over_layers(name, value) if value.ndim > 2 else value for name, value in row.items()}
         return {name: value.detach().double().expand(self.lr.shape).to(self.lr.device) for name, value in row.items()}
 
     def lane_loss_and_gradients(self, lane: tuple[int, int]) -> tuple[Tensor, Params]:
@@ -307,6 +342,7 @@ def initial_tensors(instance: Instance, seed: int, parameterization: Parameteriz
         device=settings.device,
         base=instance.base,
         gradient=gradient,
+        layers=instance.layers,
     )
 
 

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from bench import config as configuration
 from bench import process
-from bench.catalogue import check_pair
+from bench.catalogue import check_cell
 from bench.progress import Board, Post
 from bench.store import BusyError, Store
 from linalg import InputError
@@ -34,7 +34,7 @@ def job(config: DictConfig) -> float | None:
         check_figures(config.figures)
         check_choice("force", config.force, (True, False))
         try:
-            check_pair(cell.optimizer, cell.parameterization)
+            check_cell(cell.problem, cell.optimizer, cell.parameterization)
         except InputError as error:
             post("refused", str(error))
             return None

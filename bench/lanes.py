@@ -20,12 +20,13 @@ class Lanes:
         tensors: one lane's, by name.
         shape: (seeds, rates) of the lanes.
 
-    A name's lanes follow each other, so that the rates of a seed make one tall matrix; a tall matrix lies transposed in its
-    lane, because long rows are faster.
+    A name's lanes follow each other, so that the rates of a seed make one tall matrix, in a stack those of a layer; a tall
+    matrix lies transposed in its lane, because long rows are faster.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> None:
         self.shape = shape
+        self.stacked = any(tensor.ndim > 2 for tensor in tensors.values())
         self.lane = {name: tensor.shape for name, tensor in tensors.items()}
         self.entries = sum(tensor.numel() for tensor in tensors.values()) * shape[0] * shape[1]
 
@@ -36,7 +37,10 @@ class Lanes:
             stop = start + lane.numel() * self.shape[0] * self.shape[1]
             tall = len(lane) >= 2 and lane[-2] > lane[-1]
             stored = (*lane[:-2], lane[-1], lane[-2]) if tall else lane
-            view = buffer[start:stop].view(*self.shape, *stored)
+            if len(lane) == 3:  # a stack: the rates of a layer follow each other
+                view = buffer[start:stop].view(self.shape[0], stored[0], self.shape[1], *stored[1:]).movedim(1, 2)
+            else:
+                view = buffer[start:stop].view(*self.shape, *stored)
             views[name], start = (view.mT if tall else view), stop
         return views
 
@@ -56,13 +60,16 @@ class Buffers:
         lr: (seeds, rates) learning rates.
         optimizer: the rule.
         rates: multipliers of the learning rate by tensor name.
+        scale: the number in front of the chain of factors.
+
+    `lr` holds the rates of the present step.
     """
 
-    def __init__(self, lanes: Lanes, lr: Tensor, optimizer: Optimizer, rates: Mapping[str, float]) -> None:
-        self.optimizer, self._lanes, self._lr = optimizer, lanes, lr.clone()
+    def __init__(self, lanes: Lanes, lr: Tensor, optimizer: Optimizer, rates: Mapping[str, float], scale: float = 1.0) -> None:
+        self.optimizer, self._lanes, self.lr = optimizer, lanes, lr.clone()
         self._params, self.params = lanes.zeros(lr)
         self._grads, self.grads = lanes.zeros(lr)
-        self.state = optimizer.init(self.params, rates)
+        self.state = optimizer.init(self.params, rates, scale)
         self.state.counts[EVERY] = torch.zeros((), device=lr.device)
         self._whole: State | None = None
         self._lr_by_name: dict[str, Tensor] = {}
@@ -85,9 +92,9 @@ class Buffers:
 
     def set_rates(self, lr: Tensor) -> None:
         """Learning rates (seeds, rates) from here on."""
-        self._lr.copy_(lr)
+        self.lr.copy_(lr)
         for name, view in self._lr_by_name.items():
-            rate = self._lr * self.state.rates.get(name, 1.0)
+            rate = self.lr * self.state.rates.get(name, 1.0)
             view.copy_(rate.reshape(rate.shape + (1,) * (view.ndim - rate.ndim)))
 
     def record(self, program: Program, at: Step, outer: Outer) -> None:
@@ -96,16 +103,17 @@ class Buffers:
         Args:
             outer: gradients still to be formed, see `Optimizer.record`.
         """
-        lane = self._params.numel() // self._lr.numel()
-        prefers = not self.state.rates and self.optimizer.prefers_names(lane, self._lr.device, bool(outer))
+        lane = self._params.numel() // self.lr.numel()
+        alone = not self.state.rates and not self._lanes.stacked  # a lane's tensors are one piece each, at one rate
+        prefers = alone and self.optimizer.prefers_names(lane, self.lr.device, bool(outer))
         self._unformed = sum(self.grads[name].numel() for name in outer) if prefers else 0
         if self._whole is None or self.state.restarted or prefers:
             self._lr_by_name = {}
-            self.optimizer.record(program, self.params, self.grads, self.state, self._lr, at, outer)
+            self.optimizer.record(program, self.params, self.grads, self.state, self.lr, at, outer)
             return
         if outer:
             program.do(form, outer, self.grads)
         if not self._lr_by_name:
-            self._lr_of_entry, self._lr_by_name = self._lanes.zeros(self._lr)
-            self.set_rates(self._lr)
+            self._lr_of_entry, self._lr_by_name = self._lanes.zeros(self.lr)
+            self.set_rates(self.lr)
         self.optimizer.record(program, {WHOLE: self._params}, {WHOLE: self._grads}, self._whole, self._lr_of_entry, at, {})

@@ -79,6 +79,13 @@ def expensive(
     return probes
 
 
+def over_layers(name: str, values: Tensor) -> Tensor:
+    """(seeds, rates) of a probe (seeds, rates, L) of a stack: lengths as of one vector, ranks added up, of the rest the largest."""
+    if name in ("gradient_norm", "step_length"):
+        return values.square().sum(-1).sqrt()
+    return values.sum(-1) if name.endswith("rank") else values.amax(-1)
+
+
 def angles_to_truth(instance: Instance, update: FactoredMatrix) -> tuple[Tensor, Tensor]:
     """(lanes) each: the largest principal angle, in radians, between the update's leading left (right) singular subspace and
     the truth's, of the dimension that both can fill."""
@@ -129,7 +136,8 @@ def gauss_newton_condition(
     names = [next((name for name, tensor in params.items() if tensor is factor), None) for factor in weight.factors]
     m, n = weight.shape
     if None in names:
-        return dense_condition(jacobian_gram(parameterization, params)) if m * n <= DENSE_JACOBIAN else None
+        stacked = weight.factors[0].ndim > 4
+        return None if stacked or m * n > DENSE_JACOBIAN else dense_condition(jacobian_gram(parameterization, params))
     trainable = [name not in parameterization.frozen for name in names]
     if len(names) == 1:
         return torch.ones(weight.factors[0].shape[:-2], dtype=torch.float64)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bench.catalogue import check_pair
+from bench.catalogue import check_cell
 from bench.engine import Block, BlockResult, Settings, block_bytes, cut_blocks, working_set
 from bench.probes import LEVELS
 from linalg import InputError
@@ -87,7 +87,7 @@ def run(
     check_choice("probes", probes, LEVELS)
     if timeout is not None:
         check_number("timeout", timeout, above=0)
-    check_pair(optimizer, parameterization)
+    check_cell(problem, optimizer, parameterization)
     settings = Settings(steps, schedule, warmup, as_dtype(dtype) or problem.dtype, as_device(device), probes)
     instances = [problem.draw(seed, dtype=settings.dtype, device=settings.device) for seed in seeds]
     lane, seed = working_set(instances[0], parameterization, optimizer, settings)

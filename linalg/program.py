@@ -57,8 +57,11 @@ class Program:
         return sum(tensor.numel() * tensor.element_size() for tensor in self.memory)
 
     def empty(self, like: Tensor, shape: Sequence[int]) -> Tensor:
-        """Memory for a result."""
-        self.memory.append(like.new_empty(shape))
+        """Memory for a result; leading dimensions lie in the order of those of `like`, where it has as many."""
+        lead = _order(like) if like.ndim == len(shape) else list(range(len(shape) - 2))
+        order = [*lead, *range(len(lead), len(shape))]
+        stored = like.new_empty([shape[dim] for dim in order])
+        self.memory.append(stored.permute([order.index(dim) for dim in range(len(shape))]))
         return self.memory[-1]
 
     def do(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
@@ -72,9 +75,9 @@ class Program:
 
     def copy(self, x: Tensor) -> Tensor:
         """Record a copy of x in rows."""
-        copied = self.empty(x, x.shape)
-        self.do(copied.copy_, x)
-        return copied
+        self.memory.append(x.new_empty(x.shape))
+        self.do(self.memory[-1].copy_, x)
+        return self.memory[-1]
 
     def matmul(self, a: Tensor, b: Tensor, out: Tensor | None = None, *, alpha: float = 1.0, beta: float = 0.0) -> Tensor:
         """Record out ← alpha a @ b + beta out for a (..., p, q), b (..., q, s) and out (..., p, s), new if not given.
@@ -86,8 +89,15 @@ class Program:
         """
         if out is None:
             lead = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-            out = self.empty(a, (*lead, a.shape[-2], b.shape[-1]))
-        self._multiply(a, b, out, alpha, beta)
+            like = a if a.shape[:-2].numel() >= b.shape[:-2].numel() else b
+            out = self.empty(like, (*lead, a.shape[-2], b.shape[-1]))
+        order = _order(out)
+        if order != sorted(order):  # as they lie in memory
+            a, b = (x[(None,) * (out.ndim - x.ndim)] for x in (a, b))
+            a, b, place = (x.permute(*order, -2, -1) for x in (a, b, out))
+            self._multiply(a, b, place, alpha, beta)
+        else:
+            self._multiply(a, b, out, alpha, beta)
         return out
 
     def _multiply(self, a: Tensor, b: Tensor, out: Tensor, alpha: float, beta: float) -> None:
@@ -128,6 +138,11 @@ class Program:
             return x.view(-1, *x.shape[-2:])
         except RuntimeError:
             return self.copy(x).view(-1, *x.shape[-2:])
+
+
+def _order(x: Tensor) -> list[int]:
+    """The leading dimensions of matrices (..., p, q) from the one that memory is farthest apart in; those of one stay in front."""
+    return sorted(range(x.ndim - 2), key=lambda dim: (x.shape[dim] > 1, -x.stride()[dim]))
 
 
 def _shared(x: Tensor) -> bool:

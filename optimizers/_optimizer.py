@@ -21,9 +21,12 @@ class State(dict[str, dict[str, Tensor]]):
     it is the same for all names it may stand under `EVERY`. `restarted` are the names whose moments have been reset.
     """
 
-    def __init__(self, moments: Mapping[str, dict[str, Tensor]], rates: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self, moments: Mapping[str, dict[str, Tensor]], rates: Mapping[str, float] | None = None, scale: float = 1.0
+    ) -> None:
         super().__init__(moments)
         self.rates = dict(rates or {})
+        self.scale = scale
         self.counts: dict[str, Tensor] = {}
         self.restarted: set[str] = set()
         self._scratch: dict[str, Tensor] = {}
@@ -60,6 +63,11 @@ class Optimizer:
     when none is asked for, in a suite whose targets have spectral norm 1. Where `elementwise` is true, an entry's step
     depends on that entry's own gradients alone: the engine then steps all tensors as one. Where `stepless` is true, `update`
     makes the same calls at every step, whatever its number: it can be captured into a graph.
+
+    A rule that treats the two factors of a chain together and keeps nothing in between gives `precondition`: where other
+    tensors predict the factors, it acts before the gradients are pulled back to them. One with moments of the pair is a
+    `PairRule`. Where `tangent` is true the rule moves along the manifold of low-rank matrices: its parameterization is `svd`
+    and its gradients are the products of `SVD.record_tangent`. `needs` names what a problem must provide.
     """
 
     reference: ClassVar[str] = ""
@@ -67,16 +75,35 @@ class Optimizer:
     elementwise: ClassVar[bool] = False
     stepless: ClassVar[bool] = False
     span: ClassVar[tuple[float, float]] = (1e-4, 1.0)
+    tangent: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ()
 
     def supports(self, parameterization: Parameterization) -> str | None:
         """None, or the reason why the two do not go together."""
+        if self.preconditions and not parameterization.pair:
+            return "it preconditions a chain of two factors, both of which train"
         return None
 
-    def init(self, params: Mapping[str, Tensor], rates: Mapping[str, float] | None = None) -> State:
-        """Zero moments for every tensor in `params`; `rates` multiply the learning rate of the tensors they name."""
-        return State(
-            {name: {moment: torch.zeros_like(tensor) for moment in self.moments} for name, tensor in params.items()}, rates
-        )
+    @property
+    def preconditions(self) -> bool:
+        """Whether the rule changes the gradients of a pair of factors."""
+        return type(self).precondition is not Optimizer.precondition
+
+    def precondition(
+        self, left: Tensor, right: Tensor, grad_left: Tensor, grad_right: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """What takes the place of the gradients of a chain scale · left @ right, (..., m, r) and (..., r, n)."""
+        return grad_left, grad_right
+
+    def init(self, params: Mapping[str, Tensor], rates: Mapping[str, float] | None = None, scale: float = 1.0) -> State:
+        """Zero moments for every tensor in `params`.
+
+        Args:
+            rates: multipliers of the learning rate by the names of tensors.
+            scale: the number in front of the product of a pair.
+        """
+        moments = {name: {moment: torch.zeros_like(tensor) for moment in self.moments} for name, tensor in params.items()}
+        return State(moments, rates, scale)
 
     @torch.no_grad()
     def update(
@@ -96,6 +123,20 @@ class Optimizer:
             lr: a number, or one a lane (*lanes).
             step: counts from 0.
         """
+        if self.preconditions and {"left", "right"} <= grads.keys():
+            pair = self.precondition(params["left"], params["right"], grads["left"], grads["right"], state.scale)
+            grads = {**grads, "left": pair[0], "right": pair[1]}
+        self.move(params, grads, state, lr, step)
+
+    def move(
+        self,
+        params: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        state: State,
+        lr: Tensor | float,
+        step: Step | int,
+    ) -> None:
+        """`update` along gradients that have been preconditioned."""
         now = step.step if isinstance(step, Step) else step
         for name, grad in grads.items():
             param = params[name]
@@ -123,14 +164,16 @@ class Optimizer:
         at: Step,
         outer: Outer,
     ) -> None:
-        """Record `update` on tensors that keep their memory, the learning rates among them.
+        """Record `update` on tensors that keep their memory, the learning rates among them; along gradients that have been
+        preconditioned.
 
         Args:
             outer: gradients that are still to be formed in `grads`: column (*lanes, p, 1) and row (*lanes, 1, q) by name.
         """
         if outer:
             program.do(form, outer, grads)
-        (program.do if self.stepless else program.decide)(self.update, params, grads, state, lr, at)
+        update = self.move if self.preconditions else self.update
+        (program.do if self.stepless else program.decide)(update, params, grads, state, lr, at)
 
     def state_bytes(self, state: State) -> int:
         """What the moments of all lanes take."""

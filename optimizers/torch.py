@@ -58,8 +58,8 @@ class Torch(Optimizer):
             return "it merges and restarts its factors, and a torch.optim optimizer keeps its moments to itself"
         return None
 
-    def init(self, params, rates=None):
-        state = TorchState({name: {} for name in params}, rates)
+    def init(self, params, rates=None, scale=1.0):
+        state = TorchState({name: {} for name in params}, rates, scale)
         state.optimizers, state.lanes = [], []
         return state
 

@@ -10,5 +10,6 @@ from parameterizations.flora import Flora
 from parameterizations.full import Full
 from parameterizations.lora import LoRA
 from parameterizations.op_lora import OPLoRA
+from parameterizations.svd import SVD
 
-__all__ = ["Deep", "DeepLoRA", "Flora", "Full", "LoRA", "OPLoRA", "Parameterization", "Params", "Step"]
+__all__ = ["SVD", "Deep", "DeepLoRA", "Flora", "Full", "LoRA", "OPLoRA", "Parameterization", "Params", "Step"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -24,19 +25,28 @@ class Step:
         steps: how many the run takes in all, None where nobody knows.
         generators: one a seed; lanes of a seed that differ only in the learning rate share their draws.
         closure: for a lane's index, its loss () and gradients by name (1, 1, ...) at the present parameters, for line searches.
+        lr: (seeds, rates) learning rates of this step, for hooks that move tensors themselves.
+        memory: what a method keeps from step to step beside its tensors, by name; empty at the start.
+        instance: the objective, stacked over seeds, for reference methods that solve it (see `Problem.provides`).
     """
 
     step: int = 0
     steps: int | None = None
     generators: Sequence[torch.Generator] = ()
     closure: Callable[[tuple[int, int]], tuple[Tensor, dict[str, Tensor]]] | None = None
+    lr: Tensor | float | None = None
+    memory: dict[str, Tensor] = field(default_factory=dict)
+    instance: Any = None
 
     def gaussian_like(self, like: Tensor) -> Tensor:
-        """N(0, 1) entries in the shape of `like` (..., p, q): one (p, q) matrix from each generator."""
-        drawn = [gaussian(*like.shape[-2:], generator=generator) for generator in self.generators]
-        if len(drawn) * like.shape[-2] * like.shape[-1] != like.numel():
-            raise InputError(f"generators: {len(drawn)} given, but {like[..., 0, 0].numel()} matrices are to be drawn")
-        return torch.stack(drawn).reshape(like.shape).to(like)
+        """N(0, 1) entries in the shape of `like`: (p, q), or (seeds, rates, ..., p, q) with (..., p, q) from each generator,
+        which the rates of a seed share."""
+        lead = like.shape[:-2]
+        if len(self.generators) != (lead[0] if lead else 1):
+            raise InputError(f"generators: {len(self.generators)} given, but {lead[0] if lead else 1} matrices are to be drawn")
+        own = like.shape[2:] if len(lead) > 1 else like.shape[-2:]
+        drawn = torch.stack([gaussian(*own, generator=generator) for generator in self.generators]).to(like)
+        return drawn[:, None].expand(like.shape) if len(lead) > 1 else drawn.reshape(like.shape)
 
 
 @dataclass(frozen=True)
@@ -45,9 +55,17 @@ class Parameterization:
 
     It gives `initial` (one lane's tensors) and `factors` (the chain for any leading dimensions); the rest has defaults.
     Tensors named in `frozen` get no gradient. A pretrained weight travels in the parameters as the frozen `base`.
+
+    `pair` says how the chain is one of two factors, for rules that treat them together: `stored`, where the tensors `left`
+    (m, r) and `right` (r, n) are the factors and both train; `predicted`, where other tensors give them. `needs` names what
+    a problem must provide (see `Problem.provides`).
+
+    A stack of L weights of one shape, `layers`, is a leading dimension like others, the last before the matrices:
+    (seeds, rates, L, m, n). A method whose layers share tensors overrides `initial_layers`; such a tensor has no L.
     """
 
     reference: ClassVar[str] = ""
+    pair: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         if hasattr(self, "rank"):
@@ -72,14 +90,16 @@ class Parameterization:
         device: torch.device | str = "cpu",
         base: Tensor | None = None,
         gradient: Gradient | None = None,
+        layers: int | None = None,
     ) -> Params:
-        """Draw one lane's tensors for an (m, n) weight.
+        """Draw one lane's tensors for an (m, n) weight, or for a stack of L of them.
 
         Args:
             shape: (m, n).
             generator: where the random numbers come from; torch's global one if None.
-            base: (m, n), the pretrained weight, for fine-tuning.
-            gradient: W (m, n) -> dL/dW (m, n), for methods that start from the first gradient.
+            base: (m, n), or (L, m, n), the pretrained weight, for fine-tuning.
+            gradient: W (m, n) -> dL/dW (m, n), or both (L, m, n), for methods that start from the first gradient.
+            layers: L; None for one weight alone.
 
         Raises:
             InputError: where the hyperparameters do not fit the shape, or `gradient` is needed and absent.
@@ -88,14 +108,47 @@ class Parameterization:
         check_shape("shape", shape)
         if "rank" in self.__dataclass_fields__:
             check_rank("rank", self.rank, shape)  # type: ignore[attr-defined]  # guarded by the line above
-        params = self.initial(shape, generator, base, gradient)
+        if "base" in self.needs and base is None:
+            raise InputError(f"base=None: {type(self).__name__} starts from a pretrained weight")
+        if layers is None:
+            params = self.initial(shape, generator, base, gradient)
+        else:
+            params = self.initial_layers(shape, layers, generator, base, gradient)
         params = {name: tensor.to(device=device, dtype=dtype) for name, tensor in params.items()}
         if base is not None and "base" not in params:
             params["base"] = base.to(device=device, dtype=dtype)
         return params
 
+    def initial_layers(
+        self,
+        shape: tuple[int, int],
+        layers: int,
+        generator: torch.Generator | None,
+        base: Tensor | None,
+        gradient: Gradient | None,
+    ) -> Params:
+        """The same for a stack: each layer's own tensors (L, ...), drawn one layer after the other.
+
+        A layer's first gradient is taken with the others at their base.
+        """
+        zero = torch.zeros(layers, *shape, dtype=torch.float64) if base is None else base
+
+        def of_layer(layer: int, weight: Tensor) -> Tensor:
+            assert gradient is not None
+            return gradient(zero.to(weight).index_copy(0, torch.tensor([layer], device=weight.device), weight[None]))[layer]
+
+        drawn = [
+            self.initial(shape, generator, None if base is None else base[i], None if gradient is None else partial(of_layer, i))
+            for i in range(layers)
+        ]
+        return {name: torch.stack([params[name] for params in drawn]) for name in drawn[0]}
+
     def weight(self, params: Mapping[str, Tensor], at: Step | None = None) -> FactoredMatrix:
-        """The weight that the parameters stand for; any leading dimensions."""
+        """The weight that the parameters stand for; any leading dimensions.
+
+        Args:
+            at: the step, where the weight is trained; None for the weight as it would be used.
+        """
         return FactoredMatrix(self.factors(params), params.get("base"), self.scaling)
 
     @property
@@ -113,6 +166,11 @@ class Parameterization:
         return {}
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """What a problem must provide, of `base` (a pretrained weight) and `layers` (a stack)."""
+        return ()
+
+    @property
     def merges(self) -> bool:
         """Whether the base takes up what the factors learn, so that tensors change outside the optimizer."""
         return False
@@ -121,8 +179,34 @@ class Parameterization:
         """The highest rank that the update can have: what the best reachable loss is computed for."""
         return int(min(*shape, getattr(self, "rank", min(shape))))
 
+    def penalty(self, params: Mapping[str, Tensor]) -> Tensor | None:
+        """(...,), or with more dimensions, which are summed: what training adds to the loss; its gradient is taken by autograd.
+        Measures do not have it."""
+        return None
+
+    @property
+    def penalizes(self) -> bool:
+        """Whether training adds anything to the loss."""
+        return type(self).penalty is not Parameterization.penalty
+
+    def direct(self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], at: Step) -> None:
+        """Turn the gradients, in place, into what the rule is to follow: projected onto a tangent space, masked."""
+
+    @property
+    def directs(self) -> bool:
+        """Whether the rule follows anything but the gradients."""
+        return type(self).direct is not Parameterization.direct
+
+    def record_tangent(self, program: Program, params: Params, grads: Params) -> "Recorded":
+        """See `SVD.record_tangent`."""
+        raise InputError(f"{type(self).__name__} has no orthonormal factors to move along")
+
     def after_step(self, params: Params, grads: Mapping[str, Tensor], state: Any, at: Step) -> None:
-        """Runs after every update of the optimizer: resample, merge, truncate. May rotate the optimizer's moments."""
+        """Runs after every update of the optimizer: resample, merge, truncate. May rotate the optimizer's moments.
+
+        Trainable tensors are best changed in place. What a method keeps to itself belongs into `at.memory`; frozen tensors
+        that the weight is made of may be put in the place of others.
+        """
 
     def record(self, program: Program, params: Params, grads: Params, at: Step) -> "Recorded":
         """Record the factors of `params`, tensors that keep their memory; what comes back carries their gradients on to `grads`.

@@ -30,6 +30,7 @@ class LoRA(Parameterization):
     """
 
     reference: ClassVar[str] = "Hu et al. 2022, arXiv 2106.09685"
+    pair: ClassVar[str] = "stored"
 
     rank: int = 8
     alpha: float | None = None

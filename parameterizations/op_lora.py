@@ -32,6 +32,7 @@ class OPLoRA(Parameterization):
     """
 
     reference: ClassVar[str] = "Teterwak et al. 2024, arXiv 2412.10362"
+    pair: ClassVar[str] = "predicted"
 
     rank: int = 8
     hidden: int = 32

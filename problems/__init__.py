@@ -17,6 +17,7 @@ from problems.matrix_completion import MatrixCompletion
 from problems.matrix_factorization import MatrixFactorization
 from problems.matrix_file import MatrixFile
 from problems.movielens import MovieLens
+from problems.stack import Stack
 
 __all__ = [
     "Completion",
@@ -34,4 +35,5 @@ __all__ = [
     "MatrixFile",
     "MovieLens",
     "Problem",
+    "Stack",
 ]

@@ -24,6 +24,7 @@ class LeastSquares(Instance):
         inputs: X (..., n, N), columns are samples.
         outputs: Y (..., m, N).
         batch_size: samples a step; 0 for all. A batch's loss is scaled by N / batch_size, so its gradient is unbiased.
+        stacked: the last leading dimension of all tensors is that of a stack's layers, whose losses add up.
 
     With parts (L, R) and Σ = X Xᵀ the gradient never forms the residual:
     dL/dL = L (R Σ Rᵀ) - C Rᵀ and dL/dR = (Lᵀ L) R Σ - Lᵀ C, where C = (Y - base X) Xᵀ is shared by every rate of a seed.
@@ -35,6 +36,7 @@ class LeastSquares(Instance):
     inputs: Tensor | None = None
     outputs: Tensor | None = None
     batch_size: int = 0
+    stacked: bool = False
 
     def __post_init__(self) -> None:
         self._gram = None if self.inputs is None else self.inputs @ self.inputs.mT
@@ -44,6 +46,10 @@ class LeastSquares(Instance):
     @property
     def shape(self):
         return self.target.shape[-2], self.target.shape[-1]
+
+    @property
+    def layers(self):
+        return self.target.shape[-3] if self.stacked else None
 
     @property
     def base(self):
@@ -65,7 +71,11 @@ class LeastSquares(Instance):
 
     def loss(self, weight: FactoredMatrix, batch: Tensor | None = None) -> Tensor:
         residual = self.residual(weight, batch)
-        return 0.5 * self.weight * self._batch_scale(batch) * residual.square().sum((-2, -1))
+        return 0.5 * self.weight * self._batch_scale(batch) * self.total(residual)
+
+    def total(self, x: Tensor) -> Tensor:
+        """(...,) the sum of squares of (..., p, q), over a stack's layers, too."""
+        return x.square().sum((-3, -2, -1) if self.stacked else (-2, -1))
 
     def residual(self, weight: FactoredMatrix, batch: Tensor | None = None) -> Tensor:
         """(..., m, N), W X - Y on the batch's samples."""
@@ -78,7 +88,7 @@ class LeastSquares(Instance):
         if batch is None:
             cross = self.cross(base)
             return run_once(partial(self._record_full, cross=cross), parts, wanted, cross.shape[:-2])
-        scale = self.weight[..., None, None] * self._batch_scale(batch)
+        scale = self._factor * self._batch_scale(batch)
         grads = self._batch_gradients(parts, base, wanted, batch)
         return tuple(None if grad is None else grad.mul_(scale) for grad in grads)
 
@@ -97,10 +107,15 @@ class LeastSquares(Instance):
         else:
             self._record_both(program, parts, cross, cotangents)
         if not self._unit:
-            scale = self.weight[..., None, None]
+            scale = self._factor
             for cotangent in cotangents:
                 if cotangent is not None:
                     program.do(cotangent.mul_, scale)
+
+    @property
+    def _factor(self) -> Tensor:
+        """c, to broadcast against the weight."""
+        return self.weight[..., None, None, None] if self.stacked else self.weight[..., None, None]
 
     @property
     def _unit(self) -> bool:
@@ -163,19 +178,20 @@ class LeastSquares(Instance):
         return torch.stack(drawn).reshape(*self.inputs.shape[:-2], self.batch_size).to(self.inputs.device)
 
     def workspace(self, parts):
-        return self.batch_size * sum(self.shape)
+        return self.batch_size * sum(self.shape) * (self.layers or 1)
 
     def measure(self, weight):
         dense = weight.dense()
-        error = (dense - self.target).square().sum((-2, -1)).sqrt()
-        truth = self.truth.square().sum((-2, -1)).sqrt()
+        error = self.total(dense - self.target).sqrt()
+        truth = self.total(self.truth).sqrt()
         residual = dense - self.target if self.inputs is None else dense @ self.inputs - self.outputs
-        return {"loss": 0.5 * self.weight * residual.square().sum((-2, -1)), "relative_error": error / truth}
+        return {"loss": 0.5 * self.weight * self.total(residual), "relative_error": error / truth}
 
     def best(self, rank: int) -> float | None:
         """Eckart-Young: the tail of the spectrum of what is left to fit, in the metric of the inputs where there are any."""
         if self.inputs is None or self.outputs is None:
-            values = self.spectrum
+            assert self.truth_svd is not None
+            values = self.truth_svd[1]
             floor = 0.0
         else:
             inputs = self.inputs.double()
@@ -184,8 +200,7 @@ class LeastSquares(Instance):
             fitted = outputs @ rows
             values = torch.linalg.svdvals(fitted)
             floor = float(outputs.square().sum() - fitted.square().sum())
-        assert values is not None
-        tail = float(values[rank:].square().sum())
+        tail = float(values[..., rank:].square().sum())
         return 0.5 * float(self.weight) * (tail + max(floor, 0.0))
 
 

@@ -32,6 +32,11 @@ class Instance:
         raise NotImplementedError
 
     @property
+    def layers(self) -> int | None:
+        """L, where the weight is a stack (..., L, m, n); None for one weight alone. Measures are of the whole stack."""
+        return None
+
+    @property
     def base(self) -> Tensor | None:
         """(..., m, n), the pretrained weight, where the problem is fine-tuning."""
         return None
@@ -111,9 +116,11 @@ class Instance:
 
     @cached_property
     def spectrum(self) -> Tensor | None:
-        """(..., min(m, n)) singular values of `truth`, float64."""
+        """(..., min(m, n)) singular values of `truth`, float64; of a stack all layers' together, sorted."""
         svd = self.truth_svd
-        return None if svd is None else svd[1]
+        if svd is None or self.layers is None:
+            return None if svd is None else svd[1]
+        return svd[1].flatten(-2).sort(descending=True).values
 
     @cached_property
     def truth_svd(self) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -157,9 +164,12 @@ class Problem:
     """Base class. A subclass is a frozen dataclass in a file of its own that gives `instance`.
 
     `dtype` is what the problem trains in when nobody asks for another: float64 where rounding would decide the result.
+    `provides` says what methods may need: `base`, a pretrained weight; `layers`, a stack of weights; `quadratic`, a loss that
+    is quadratic in the weight; `target`, a matrix that the loss is the distance to.
     """
 
     reference: ClassVar[str] = ""
+    provides: ClassVar[tuple[str, ...]] = ("quadratic",)
     dtype: ClassVar[torch.dtype] = torch.float32
 
     def __post_init__(self) -> None:

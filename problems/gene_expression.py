@@ -29,6 +29,7 @@ class GeneExpression(Problem):
     """
 
     reference: ClassVar[str] = "Irizarry and Love 2016, in the R package dslabs; Ross et al. 2000, doi 10.1038/73432, in ISLR"
+    provides: ClassVar[tuple[str, ...]] = ("quadratic", "target")
 
     data: str = "tissue"
     shape: tuple[int, int] = (64, 128)

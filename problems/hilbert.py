@@ -18,6 +18,7 @@ class Hilbert(Problem):
     """
 
     reference: ClassVar[str] = "Hilbert 1894"
+    provides: ClassVar[tuple[str, ...]] = ("quadratic", "target")
     dtype: ClassVar[torch.dtype] = torch.float64
 
     shape: tuple[int, int] = (16, 16)

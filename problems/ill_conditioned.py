@@ -38,6 +38,7 @@ class IllConditioned(Problem):
     """
 
     reference: ClassVar[str] = "Tong, Ma and Chi 2021, arXiv 2005.08898"
+    provides: ClassVar[tuple[str, ...]] = ("quadratic", "target")
     dtype: ClassVar[torch.dtype] = torch.float64
 
     shape: tuple[int, int] = (64, 64)

@@ -28,6 +28,7 @@ class LinearRegression(Problem):
     """
 
     reference: ClassVar[str] = "the linear case of Hu et al. 2022, arXiv 2106.09685"
+    provides: ClassVar[tuple[str, ...]] = ("quadratic", "base")
 
     shape: tuple[int, int] = (64, 64)
     rank: int = 4

@@ -26,6 +26,7 @@ class MatrixFactorization(Problem):
     """
 
     reference: ClassVar[str] = "Eckart and Young 1936; Teterwak et al. 2024, arXiv 2412.10362, section B.2"
+    provides: ClassVar[tuple[str, ...]] = ("quadratic", "target")
 
     shape: tuple[int, int] = (64, 64)
     kind: str = "uniform"

@@ -26,6 +26,7 @@ class MatrixFile(Problem):
     """
 
     reference: ClassVar[str] = "the file's own"
+    provides: ClassVar[tuple[str, ...]] = ("quadratic", "target")
     dtype: ClassVar[torch.dtype] = torch.float64
 
     path: str = "matrix.npy"

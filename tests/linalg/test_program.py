@@ -50,6 +50,32 @@ def test_a_product_is_the_product_whatever_lies_how(leads, sizes, alpha, beta):
             torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("shared", ["rates", "layers", "seeds", "none"])
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_leading_dimensions_may_lie_in_any_order(shared, beta):
+    lead = {"rates": (2, 1, 4), "layers": (2, 3, 1), "seeds": (4,), "none": (2, 3, 4)}[shared]
+    for layout in itertools.product((False, True), repeat=3):
+        a = matrix((2, 4, 3), 5, 6, layout[0], 1).movedim(1, 2)  # (seeds, rates, layers), the rates next to each other
+        b = matrix(lead, 6, 7, layout[1], 2)
+        out = matrix((2, 4, 3), 5, 7, layout[2], 3).movedim(1, 2)
+        program = Program()
+        program.matmul(a, b, out, beta=beta)
+        own = program.matmul(b.mT, a.mT)
+        expected = a @ b + beta * out
+        program()
+        torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(own, b.mT @ a.mT, rtol=1e-12, atol=1e-12)
+
+
+def test_rates_share_a_layers_matrix_in_one_call():
+    lanes, target = torch.randn(2, 4, 3, 5, 6).movedim(1, 2), torch.randn(2, 1, 4, 6, 7)
+    program = Program()
+    product = program.matmul(lanes, target)
+    assert len(program.operations) == 1
+    assert program.operations[0].args[0].shape == (8, 15, 6)
+    assert product.shape == (2, 3, 4, 5, 7)
+
+
 @pytest.mark.parametrize("size", [(1, 90, 100), (100, 90, 1)])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("beta", [0.0, 1.0])
