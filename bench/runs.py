@@ -9,7 +9,8 @@ import pandas as pd
 import torch
 
 from bench.catalogue import check_cell
-from bench.engine import Block, BlockResult, Settings, block_bytes, cut_blocks, working_set
+from bench.blocks import block_bytes, cut_blocks, working_set
+from bench.engine import Block, BlockResult, Settings
 from bench.probes import LEVELS
 from linalg import InputError
 from linalg.checks import check, check_choice, check_integer, check_number

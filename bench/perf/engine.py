@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bench.engine import Block, block_bytes, cut_blocks, working_set
+from bench.blocks import block_bytes, cut_blocks, working_set
+from bench.engine import Block
 from bench.perf.cells import Cell
 from bench.perf.work import Work, clock, count
 from bench.process import prepare

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import bench
-from bench.engine import Block, Settings, cut_blocks, working_set
+from bench.blocks import cut_blocks, working_set
+from bench.engine import Block, Settings
 from bench.lanes import Lanes
 from linalg import FactoredMatrix, InputError, generator
 from optimizers import SGD, Adam, Momentum, Torch, schedule_factor
