@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bench.catalogue import check_cell
 from bench.blocks import block_bytes, cut_blocks, working_set
+from bench.catalogue import check_cell
 from bench.engine import Block, BlockResult, Settings
 from bench.probes import LEVELS
 from linalg import InputError
