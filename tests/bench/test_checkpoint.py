@@ -1,0 +1,82 @@
+"""A block taken up from its checkpoint goes on as the block that was never put down: for every method and every rule."""
+
+import pytest
+import torch
+from catalogue import members, small
+
+import optimizers
+import parameterizations
+import problems
+from bench import checkpoint
+from bench.engine import Block, Settings
+from linalg import InputError
+from optimizers import SGD, Adam, Optimizer, Torch
+from parameterizations import SVD, Full, LoRA, Parameterization
+from problems import LinearRegression, MatrixFactorization, Problem, Stack
+
+METHODS = [small(cls) for found in members(parameterizations, Parameterization).values() for cls in found]
+RULES = [cls() for found in members(optimizers, Optimizer).values() for cls in found if cls is not Torch]
+SETTINGS = Settings(12, dtype=torch.float64)
+
+
+def problem_for(*entries) -> Problem:
+    needed = {need for entry in entries for need in entry.needs}
+    candidates = (MatrixFactorization((9, 8)), LinearRegression((9, 8), rank=2), Stack((9, 8), ranks=(1, 2)), *OTHERS)
+    return next(problem for problem in candidates if needed <= set(problem.provides))
+
+
+OTHERS = [
+    small(cls) for found in members(problems, Problem).values() for cls in found if {"base", "layers"} <= set(small(cls).provides)
+]
+
+
+def block(method, rule):
+    problem = problem_for(method, rule)
+    drawn = [problem.draw(seed, dtype=torch.float64) for seed in (0, 1)]
+    return Block(drawn, method, rule, [0, 1], [0.03, 0.01], SETTINGS)
+
+
+def advance(built, first, last):
+    for step in range(first, last):
+        built.find_gradients(step)
+        built.step()
+
+
+def goes_on(method, rule):
+    whole, first, second = (block(method, rule) for _ in range(3))
+    advance(whole, 0, 10)
+    advance(first, 0, 5)
+    saved = checkpoint.save(first)
+    advance(first, 5, 7)  # what has been saved stays as it was
+    advance(second, 0, 2)
+    checkpoint.load(second, saved)
+    advance(second, 5, 10)
+    torch.testing.assert_close(second.weight().dense(), whole.weight().dense(), rtol=1e-10, atol=1e-12)
+    assert not torch.equal(first.weight().dense(), whole.weight().dense()) or type(rule).__name__ in ("ALS", "SVDOracle")
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+def test_every_method_goes_on_from_its_checkpoint(method):
+    goes_on(method, Adam() if Adam().supports(method) is None else SGD())
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+def test_every_rule_goes_on_from_its_checkpoint(rule):
+    fitting = [method for method in (LoRA(rank=2), Full(), SVD(rank=3), *METHODS) if rule.supports(method) is None]
+    goes_on(fitting[0], rule)
+
+
+def test_a_checkpoint_is_plain_tensors():
+    assert all(type(tensor) is torch.Tensor for tensor in checkpoint.save(block(LoRA(rank=2), Adam())).values())
+
+
+@pytest.mark.parametrize("other", [(LoRA(rank=3), Adam()), (Full(), Adam()), (LoRA(rank=2), SGD())])
+def test_a_checkpoint_of_another_configuration_is_refused(other):
+    saved = checkpoint.save(block(LoRA(rank=2), Adam()))
+    with pytest.raises(InputError, match=r"^checkpoint: is of another configuration"):
+        checkpoint.load(block(*other), saved)
+
+
+def test_what_torch_optim_keeps_cannot_be_saved():
+    with pytest.raises(InputError, match="keeps its state to itself"):
+        checkpoint.save(block(LoRA(rank=2), Torch()))
