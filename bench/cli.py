@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bench import catalogue, config, process, tables
-from bench.composing import covering_validation
+from bench.composing import checked_in_advance
 from bench.jobs import describe, job
 from bench.overhead import Timing
 from bench.progress import FINISHED, Board, Watcher
@@ -180,7 +180,7 @@ def run_hydra(arguments: list[str], timing: Timing | None = None) -> Exception |
     before, sys.argv = sys.argv, ["bench", *arguments]
     timing, started = timing or Timing(), time.time()
     try:
-        with covering_validation() as composed:
+        with checked_in_advance() as composed:
             hydra.main(config_path="pkg://bench.conf", config_name="config", version_base="1.3")(job)()
     except (HydraException, OmegaConfBaseException):
         raise

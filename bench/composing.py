@@ -1,11 +1,21 @@
-"""How Hydra's sweepers check jobs: every value of an override is composed once before the first job starts, not every job."""
+"""What happens to a sweep's jobs before the first one starts: a few are composed to find errors, and crossings that make no
+sense are taken out with their reason."""
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from hydra.plugins.sweeper import Sweeper
+from omegaconf import DictConfig
+
+from bench import config as configuration
+from bench.catalogue import AXES, check_cell
+from bench.progress import Board, Post
+from linalg import InputError
+
+Job = Sequence[str]
 
 
 @dataclass
@@ -17,8 +27,8 @@ class Composed:
 
 
 @contextmanager
-def covering_validation() -> Iterator[Composed]:
-    """Let sweepers compose as few jobs of a batch as show every override once, while the context lasts.
+def checked_in_advance() -> Iterator[Composed]:
+    """While the context lasts, sweepers compose as few jobs of a batch as show every override, and drop refused crossings.
 
     A sweeper validates its batch by composing all of it, one job after the other, and the launcher composes each job again
     where it runs: in a sweep of hundreds of cells that takes longer than many of them. What is wrong with a value or with a
@@ -28,13 +38,15 @@ def covering_validation() -> Iterator[Composed]:
     """
     composed, whole = Composed(), Sweeper.validate_batch_is_legal
 
-    def validate(sweeper: Sweeper, batch: Sequence[Sequence[str]]) -> None:
+    def validate(sweeper: Sweeper, batch: Sequence[Job]) -> None:
         started = time.perf_counter()
-        chosen = covering(batch)
         try:
-            whole(sweeper, chosen)
-        finally:
+            chosen = covering(batch)
             composed.count += len(chosen)
+            configs = [compose(sweeper, job) for job in chosen]
+            if isinstance(batch, list) and type(sweeper).__name__ == "BasicSweeper":  # others expect a result of every job
+                batch[:] = going_together(batch, dict(zip(map(tuple, chosen), configs, strict=True)))
+        finally:
             composed.seconds += time.perf_counter() - started
 
     Sweeper.validate_batch_is_legal = validate  # type: ignore[assignment,method-assign]  # see above
@@ -44,12 +56,58 @@ def covering_validation() -> Iterator[Composed]:
         Sweeper.validate_batch_is_legal = whole  # type: ignore[method-assign]
 
 
-def covering(batch: Sequence[Sequence[str]]) -> list[Sequence[str]]:
-    """Jobs of the batch, in its order, each with an override that none before it has; together they have all."""
-    seen: set[str] = set()
+def compose(sweeper: Sweeper, job: Job) -> DictConfig:
+    """The configuration of one job, as its launcher will compose it."""
+    context: Any = sweeper
+    config: DictConfig = context.hydra_context.config_loader.load_sweep_config(context.config, list(job))
+    return config
+
+
+def covering(batch: Sequence[Job]) -> list[Job]:
+    """Jobs of the batch, in its order, each with an override, or all that decide an entry, that none before it has."""
+    seen: set[Any] = set()
     chosen = []
-    for overrides in batch:
-        if not seen.issuperset(overrides):
-            seen.update(overrides)
-            chosen.append(overrides)
+    for job in batch:
+        shows = {*job, *(decisive(job, axis) for axis in AXES)}
+        if not seen.issuperset(shows):
+            seen |= shows
+            chosen.append(job)
     return chosen
+
+
+def decisive(job: Job, axis: str) -> tuple[str, ...]:
+    """The overrides that decide the entry of an axis: its choice, its options, and what is shared by all."""
+    keys = [(override.lstrip("+~").partition("=")[0], override) for override in job]
+    shared = configuration.SHARED[axis]
+    return (axis, *(override for key, override in keys if key == axis or key.startswith(f"{axis}.") or key in shared))
+
+
+def going_together(batch: Sequence[Job], configs: dict[tuple[str, ...], DictConfig]) -> list[Job]:
+    """The jobs whose problem, parameterization and optimizer go together; the board is told why the others do not."""
+    entries: dict[tuple[str, ...], Any] = {}
+    for job, config in configs.items():
+        for axis in AXES:
+            if decisive(job, axis) not in entries:
+                entries[decisive(job, axis)] = built(axis, config)
+    board, kept = Board.current(), []
+    for job in batch:
+        problem, parameterization, optimizer = (
+            entries[decisive(job, axis)] for axis in ("problem", "parameterization", "optimizer")
+        )
+        try:
+            if problem is not None and parameterization is not None and optimizer is not None:
+                check_cell(problem, optimizer, parameterization)
+            kept.append(job)
+        except InputError as error:
+            if board is None:
+                raise
+            board.post(Post(f"refused {' '.join(job)}", "refused", str(error)), name="sweep")
+    return kept
+
+
+def built(axis: str, config: DictConfig) -> Any:
+    """The entry, or None where there is an error: its job will say which."""
+    try:
+        return configuration.build(axis, config)
+    except InputError:
+        return None

@@ -68,8 +68,9 @@ class Board:
     def wait(self) -> None:
         (self.folder / "wait").touch()
 
-    def post(self, post: Post) -> None:
-        with open(self.folder / f"{os.getpid()}.jsonl", "a") as handle:
+    def post(self, post: Post, name: str | None = None) -> None:
+        """Leave a line in this process's file, or in the one of that name."""
+        with open(self.folder / f"{name or os.getpid()}.jsonl", "a") as handle:
             handle.write(json.dumps(post.__dict__) + "\n")
 
     def sweep(self) -> dict[str, Any] | None:
@@ -78,8 +79,8 @@ class Board:
         return dict(json.loads(path.read_text())) if path.is_file() else None
 
     def processes(self) -> int:
-        """How many have posted."""
-        return len(list(self.folder.glob("*.jsonl")))
+        """How many have posted jobs of theirs."""
+        return len(list(self.folder.glob("[0-9]*.jsonl")))
 
     def latest(self) -> dict[str, Post]:
         """The last state of every cell; reads what is new since the last call."""
@@ -149,8 +150,8 @@ class Watcher:
                 last = self.stopped.wait(0.5)
                 latest = self.board.latest()
                 for post in latest.values():
-                    if post.state in ("failed", "invalid", "refused") and post.key not in said:
-                        said.add(post.key)
+                    if post.state in ("failed", "invalid", "refused") and post.message not in said:
+                        said.add(post.message)
                         progress.console.print(f"{post.state}: {post.message}", markup=False, highlight=False, soft_wrap=True)
                 running = [post for post in latest.values() if post.state == "running"]
                 finished = sum(post.state in FINISHED for post in latest.values())

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from hydra.plugins.sweeper import Sweeper
 
-from bench import plots, process
+from bench import cli, composing, plots, process
 from bench.cli import main
-from bench.composing import covering, covering_validation
+from bench.composing import covering, decisive
 from bench.overhead import Timing, share_outside
 from bench.plots.sweep import panels, spread
 from bench.runs import columns, joined
@@ -31,18 +31,33 @@ def test_the_covering_shows_every_override_and_grows_as_the_sum_not_the_product(
     assert covering([]) == []
 
 
-def test_few_jobs_are_composed_in_advance_and_hydras_own_check_is_put_back(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_few_jobs_are_composed_in_advance_and_hydras_own_check_is_put_back(monkeypatch):
     before, composed = Sweeper.validate_batch_is_legal, []
-    monkeypatch.setattr(Sweeper, "validate_batch_is_legal", lambda sweeper, batch: composed.extend(batch))
-    replaced = Sweeper.validate_batch_is_legal
-    with covering_validation() as seen:
-        Sweeper.validate_batch_is_legal(None, [("a=1", "b=1"), ("a=1", "b=2"), ("a=2", "b=1"), ("a=2", "b=2")])
+    monkeypatch.setattr(composing, "compose", lambda sweeper, job: composed.append(job))
+    monkeypatch.setattr(composing, "built", lambda axis, config: None)
+    batch = [("a=1", "b=1"), ("a=1", "b=2"), ("a=2", "b=1"), ("a=2", "b=2")]
+    with composing.checked_in_advance() as seen:
+        Sweeper.validate_batch_is_legal(None, batch)
     assert composed == [("a=1", "b=1"), ("a=1", "b=2"), ("a=2", "b=1")]
+    assert len(batch) == 4
     assert seen.count == 3
-    assert Sweeper.validate_batch_is_legal is replaced
-    monkeypatch.undo()
     assert Sweeper.validate_batch_is_legal is before
+
+
+def test_refused_crossings_leave_a_batch_before_it_starts(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ran = []
+    monkeypatch.setattr(cli, "job", lambda config: ran.append(config.parameterization["_target_"]))
+    main([*QUICK[:-2], "parameterization=flora,lora", "optimizer=torch", "rank=2,3"])
+    assert ran == ["parameterizations.lora.LoRA"] * 2
+    assert capsys.readouterr().err.count("cannot train parameterization=flora: it merges") <= 2
+
+
+def test_what_decides_an_entry_is_its_choice_its_options_and_what_is_shared():
+    job = ("optimizer=adam", "rank=3", "+optimizer.eps=1e-4", "parameterization=lora", "steps=7", "shape=[3,4]")
+    assert decisive(job, "optimizer") == ("optimizer", "optimizer=adam", "+optimizer.eps=1e-4")
+    assert decisive(job, "parameterization") == ("parameterization", "rank=3", "parameterization=lora")
+    assert decisive(job, "problem") == ("problem", "shape=[3,4]")
 
 
 @pytest.mark.parametrize(
