@@ -3,6 +3,8 @@
 import importlib
 import inspect
 import pkgutil
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import is_dataclass
 from functools import cache
 from typing import Any
@@ -62,15 +64,26 @@ def summary(cls: type) -> str:
     return (inspect.getdoc(cls) or "").split("\n", 1)[0]
 
 
-def refusals() -> list[tuple[str, str, str]]:
-    """(optimizer, parameterization, reason) for every pair that does not go together at its default settings."""
-    found = []
-    for optimizer_name, optimizer in entries("optimizer").items():
-        for name, parameterization in entries("parameterization").items():
+def partners() -> Iterator[tuple[str, list[str], dict[str, list[str]]]]:
+    """For every optimizer that does not train all parameterizations: its name, those that it trains, and the others by reason;
+    all at their default settings."""
+    for name, optimizer in entries("optimizer").items():
+        accepted, refused = [], defaultdict(list)
+        for other, parameterization in entries("parameterization").items():
             reason = optimizer().supports(parameterization())
-            if reason:
-                found.append((optimizer_name, name, reason))
-    return found
+            (refused[reason] if reason else accepted).append(other)
+        if refused:
+            yield name, accepted, dict(refused)
+
+
+def needs() -> Iterator[tuple[str, str, list[str], list[str]]]:
+    """For every entry that needs something of a problem: its axis and name, what it needs, in words, and which problems have it."""
+    for axis in ("parameterization", "optimizer"):
+        for name, cls in entries(axis).items():
+            needed = cls().needs
+            if needed:
+                fitting = [other for other, problem in entries("problem").items() if set(needed) <= set(problem().provides)]
+                yield axis, name, [NEEDS[need] for need in needed], fitting
 
 
 def check_cell(problem: Problem, optimizer: Optimizer, parameterization: Parameterization) -> None:

@@ -206,7 +206,7 @@ def report(store: Store, name: str, keys: list[str], figures: list[str]) -> None
 
 
 def list_axes(arguments: list[str]) -> int:
-    """Print the three axes, one line an entry, then the pairs that do not go together."""
+    """Print the three axes, one line an entry, then what does not go together."""
     parser = argparse.ArgumentParser(prog="python -m bench list", description=list_axes.__doc__)
     parser.add_argument("--markdown", action="store_true", help="as the page docs/catalogue.md")
     if parser.parse_args(arguments).markdown:
@@ -217,9 +217,9 @@ def list_axes(arguments: list[str]) -> int:
         console.print(f"[bold]{axis}[/bold]")
         for name, cls in catalogue.entries(axis).items():
             console.print(f"  {name:<24}{escape(catalogue.summary(cls))} [dim]{escape(cls.reference)}[/dim]")
-    console.print("[bold]not together[/bold]")
-    for optimizer, parameterization, reason in catalogue.refusals():
-        console.print(f"  {optimizer} x {parameterization}: {escape(reason)}")
+    console.print("[bold]what does not go together[/bold]")
+    for line in tables.exceptions():
+        console.print(f"  {escape(line)}")
     console.print("[bold]experiment[/bold]")
     for name, line in config.experiments().items():
         console.print(f"  {name:<24}{escape(line)}")

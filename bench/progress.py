@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from bench.catalogue import entries
 
 BOARD = "LOWRANK_BENCH_BOARD"  # environment variable with the folder's path, inherited by worker processes
 FINISHED = ("done", "kept", "failed", "invalid", "refused", "busy")
@@ -170,7 +173,11 @@ def count_jobs(params: list[str], overrides: list[str]) -> int:
     """How many jobs Hydra's basic sweeper makes of these overrides; the later one of a key counts."""
     sizes: dict[str, int] = {}
     for override in OverridesParser.create().parse_overrides(params + overrides):
-        sizes[override.get_key_element()] = len(list(override.sweep_iterator())) if override.is_sweep_override() else 1
+        key, value = override.get_key_element(), override.value()
+        if isinstance(value, Glob):
+            sizes[key] = len(value.filter([*entries(key), "custom"]))
+        else:
+            sizes[key] = len(list(override.sweep_iterator())) if override.is_sweep_override() else 1
     total = 1
     for size in sizes.values():
         total *= size

@@ -1,5 +1,6 @@
 """Tables that a sweep ends with."""
 
+from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
@@ -107,11 +108,26 @@ def catalogue_page() -> str:
             options = ", ".join(f"`{field.name}={default_of(field)!r}`" for field in fields(cls))
             lines.append(f"| `{name}` | {catalogue.summary(cls)} | {options} | {cls.reference} |".replace("|W", "\\|W"))
         lines.append("")
-    lines += ["## Pairs that do not go together", ""]
-    lines += [
-        f"* `optimizer={optimizer}` with `parameterization={name}`: {reason}." for optimizer, name, reason in catalogue.refusals()
-    ]
+    lines += ["## What goes with what", "", "Every optimizer trains every parameterization on every problem, but for these:", ""]
+    lines += [f"* {line}" for line in exceptions("`")]
     return "\n".join(lines) + "\n"
+
+
+def exceptions(quote: str = "") -> Iterator[str]:
+    """A line for every entry that does not go with all others, and why."""
+
+    def listed(names: list[str]) -> str:
+        return ", ".join(f"{quote}{name}{quote}" for name in names) or "none"
+
+    for name, accepted, refused in catalogue.partners():
+        reasons = "; ".join(f"does not train {listed(others)}: {reason}" for reason, others in refused.items())
+        if len(accepted) < len(catalogue.entries("parameterization")) / 2:
+            reasons = "; ".join(f"not others: {reason}" for reason in refused)
+            yield f"{quote}optimizer={name}{quote} trains {listed(accepted)}, {reasons}"
+        else:
+            yield f"{quote}optimizer={name}{quote} {reasons}"
+    for axis, name, words, problems in catalogue.needs():
+        yield f"{quote}{axis}={name}{quote} needs {' and '.join(words)}: {quote}problem{quote} is one of {listed(problems)}"
 
 
 def default_of(field: Field[Any]) -> Any:
