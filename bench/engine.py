@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -99,7 +99,7 @@ class Block:
             tensor.copy_(torch.stack([params[name] for params in started])[:, None])
         self.params |= self.trainable
         self.at = self.step_of("steps")
-        self.at.lr, self.at.instance = self.buffers.lr, self.instance
+        self.at.lr, self.at.instance, self.at.gradient = self.buffers.lr, self.instance, self.weight_gradient
         self.batches = self.step_of("batches")  # a stream of its own: what a method draws must not move the data
         self.batch: Any = None
         self.prepare()
@@ -211,8 +211,15 @@ class Block:
         weight, places = recorded.weight, recorded.cotangents
         changed = self.optimizer.precondition(*weight.factors, *places, weight.scale)  # type: ignore[call-arg,arg-type]  # a pair
         for place, gradient in zip(places, changed, strict=True):
-            assert place is not None
-            place.copy_(gradient)
+            if place is not None:  # else the factor is frozen
+                place.copy_(gradient)
+
+    def weight_gradient(self) -> Tensor:
+        """(S, K, ..., m, n) dL/dW at the weight as it is trained at this step, on the step's batch."""
+        weight = self.parameterization.weight(self.params, self.at)
+        (gradient,) = self.instance.gradient(FactoredMatrix((weight.update(),), weight.base), self.batch)
+        assert gradient is not None
+        return gradient
 
     def penalize(self) -> None:
         """Add the penalty's gradients to those of the loss."""
@@ -277,10 +284,10 @@ class Block:
                     tensor[lanes] = 0
 
     def spectrum(self) -> Tensor:
-        """(S, K, k) singular values of all that was learned; those of a stack's layers together, sorted."""
+        """(S, K, k) singular values of all that was learned; those of a stack's layers, or of several domains, together, sorted."""
         with torch.no_grad():
             values = self.total_update().svdvals()
-            if self.instance.layers is not None:
+            if values.ndim > 3:
                 values = values.flatten(2).sort(descending=True).values
             return values.expand(*self.lr.shape, -1).cpu()
 
@@ -295,7 +302,7 @@ class Block:
             if self.settings.probes == "all" and coarse:
                 total = self.total_update()
                 row |= probes.expensive(self.instance, self.parameterization, self.params, weight, total, self.settings.dtype)
-            row = {name: probes.over_layers(name, value) if value.ndim > 2 else value for name, value in row.items()}
+            row = {name: probes.over_layers(name, value.flatten(2)) if value.ndim > 2 else value for name, value in row.items()}
         return {name: value.detach().double().expand(self.lr.shape).to(self.lr.device) for name, value in row.items()}
 
     def lane_loss_and_gradients(self, lane: tuple[int, int]) -> tuple[Tensor, Params]:
@@ -306,8 +313,9 @@ class Block:
             own[name] = tensor[seed : seed + 1, rate : rate + 1] if name in self.trainable else tensor[seed : seed + 1]
         own = {name: tensor.detach().requires_grad_(name in self.trainable) for name, tensor in own.items()}
         instance = self._single[seed]
+        at = replace(self.at, generators=self.at.generators[seed : seed + 1])
         with torch.enable_grad():
-            weight = self.parameterization.weight(own, self.at)
+            weight = self.parameterization.weight(own, at)
             loss = instance.loss(weight, self.batch if self.batch is None else self.batch[seed : seed + 1])
             learned = {name: own[name] for name in self.trainable}
             grads = torch.autograd.grad(loss.sum(), list(learned.values()))

@@ -36,7 +36,7 @@ def basic(weight: FactoredMatrix, before: FactoredMatrix | None, grads: Params, 
         dtype: what the run trains in: it sets the threshold of the numerical rank.
     """
     probes = {"gradient_norm": sum(grad.double().square().flatten(2).sum(-1) for grad in grads.values()) ** 0.5}
-    if before is not None:
+    if before is not None and weight.factors[0].shape == before.factors[0].shape:  # another adapter may have joined
         same_base = weight.base is before.base  # then it is left out: a step may be below the base's rounding
         moved = weight.update() - before.update() if same_base else weight.dense() - before.dense()
         probes["step_length"] = moved.double().square().sum((-2, -1)).sqrt()

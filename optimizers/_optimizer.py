@@ -38,7 +38,7 @@ class State(dict[str, dict[str, Tensor]]):
         self.restarted.add(name)
         if EVERY in self.counts:
             common = self.counts.pop(EVERY)
-            self.counts = {name: common.clone() for name in self}
+            self.counts = {name: common.clone() for name in self} | self.counts
         self.counts.pop(name, None)
 
     def count(self, name: str, like: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ class Step:
         lr: (seeds, rates) learning rates of this step, for hooks that move tensors themselves.
         memory: what a method keeps from step to step beside its tensors, by name; empty at the start.
         instance: the objective, stacked over seeds, for reference methods that solve it (see `Problem.provides`).
+        gradient: gives dL/dW (seeds, rates, ..., m, n) at the present weight, on the step's batch, for rules that need it whole.
     """
 
     step: int = 0
@@ -37,6 +38,7 @@ class Step:
     lr: Tensor | float | None = None
     memory: dict[str, Tensor] = field(default_factory=dict)
     instance: Any = None
+    gradient: Callable[[], Tensor] | None = None
 
     def gaussian_like(self, like: Tensor) -> Tensor:
         """N(0, 1) entries in the shape of `like`: (p, q), or (seeds, rates, ..., p, q) with (..., p, q) from each generator,
@@ -255,21 +257,20 @@ def _record_autograd(parameterization: Parameterization, program: Program, param
         graph["leaves"] = {name: params[name].detach().requires_grad_() for name in grads}
         with torch.enable_grad():
             weight = parameterization.weight({**params, **graph["leaves"]}, at)
+            if weight.base is not None and weight.base is not params.get("base"):  # one of this step alone, maybe with a gradient
+                weight = FactoredMatrix((weight.dense(),))
             first = weight.factors[0] if weight.scale == 1 else weight.factors[0] * weight.scale  # a step's own scale
         graph["factors"] = (first, *weight.factors[1:])
         return weight
 
     weight = evaluate()
     factors = tuple(program.empty(factor, factor.shape) for factor in graph["factors"])
-    base = None if weight.base is None or weight.base is params.get("base") else program.empty(weight.base, weight.base.shape)
     cotangents = tuple(program.empty(factor, factor.shape) if factor.requires_grad else None for factor in graph["factors"])
 
     def forward() -> None:
-        weight = evaluate()
+        evaluate()
         for place, factor in zip(factors, graph["factors"], strict=True):
             place.copy_(factor.detach())
-        if base is not None and weight.base is not None:
-            base.copy_(weight.base.detach())
 
     def backward() -> None:
         outputs = [factor for factor in graph["factors"] if factor.requires_grad]
@@ -279,8 +280,7 @@ def _record_autograd(parameterization: Parameterization, program: Program, param
             grads[name].zero_() if gradient is None else grads[name].copy_(gradient)
 
     program.decide(forward)
-    recorded = FactoredMatrix(factors, weight.base if base is None else base)
-    return Recorded(recorded, cotangents, lambda: program.decide(backward))
+    return Recorded(FactoredMatrix(factors, weight.base), cotangents, lambda: program.decide(backward))
 
 
 class Scheme(str):

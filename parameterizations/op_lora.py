@@ -1,6 +1,5 @@
 """OP-LoRA: a small MLP with a learned input predicts both LoRA factors; only they are kept after training."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,8 +8,8 @@ from torch import Tensor
 
 from linalg import FactoredMatrix
 from linalg.checks import check_choice, check_integer, check_number
-from linalg.random import gaussian, uniform
-from parameterizations._parameterization import Parameterization, Recorded
+from parameterizations._generator import affine, draw_head, draw_trunk, hidden_units, record_hidden_units, record_pull_back
+from parameterizations._parameterization import Parameterization, Params, Recorded
 
 
 @dataclass(frozen=True)
@@ -53,15 +52,11 @@ class OPLoRA(Parameterization):
 
     def initial(self, shape, generator, base, gradient):
         m, n = shape
-        params = {}
+        params: Params = {}
         for prefix in dict.fromkeys(self._trunks.values()):
-            params[f"{prefix}embedding"] = self.embedding_scale * gaussian(self.embedding, generator=generator)
-            params[f"{prefix}hidden_weight"] = uniform(
-                self.hidden, self.embedding, bound=1 / math.sqrt(self.embedding), generator=generator
-            )
-            params[f"{prefix}hidden_bias"] = torch.zeros(self.hidden, dtype=torch.float64)
+            params |= draw_trunk(self.hidden, self.embedding, self.embedding_scale, generator, prefix)
         for factor, entries in (("right", self.rank * n), ("left", m * self.rank)):
-            head = uniform(entries, self.hidden, bound=1 / math.sqrt(self.hidden), generator=generator)
+            head = draw_head(entries, self.hidden, generator)
             starts_at_zero = factor == "left" and self.head == "zero"
             params[f"{factor}_head_weight"] = torch.zeros_like(head) if starts_at_zero else head
             params[f"{factor}_head_bias"] = torch.zeros(entries, dtype=torch.float64)
@@ -75,14 +70,9 @@ class OPLoRA(Parameterization):
         return {"right": "", "left": ""} if self.generators == "shared" else {"right": "right_", "left": "left_"}
 
     def factors(self, params):
-        hidden = {
-            prefix: torch.relu(
-                _affine(params[f"{prefix}hidden_weight"], params[f"{prefix}embedding"], params[f"{prefix}hidden_bias"])
-            )
-            for prefix in set(self._trunks.values())
-        }
+        hidden = {prefix: hidden_units(params, prefix) for prefix in set(self._trunks.values())}
         left, right = (
-            _affine(params[f"{factor}_head_weight"], hidden[self._trunks[factor]], params[f"{factor}_head_bias"])
+            affine(params[f"{factor}_head_weight"], hidden[self._trunks[factor]], params[f"{factor}_head_bias"])
             for factor in ("left", "right")
         )
         if self.head == "rezero":
@@ -98,12 +88,7 @@ class OPLoRA(Parameterization):
 
         The gradient of a head's bias is that of its factor: one memory serves both.
         """
-        hidden: dict[str, Tensor] = {}
-        for prefix in dict.fromkeys(self._trunks.values()):
-            before = program.matmul(params[f"{prefix}hidden_weight"], params[f"{prefix}embedding"][..., None])
-            program.do(before.add_, params[f"{prefix}hidden_bias"][..., None])
-            hidden[prefix] = before
-            program.do(before.clamp_min_, 0)
+        hidden = {prefix: record_hidden_units(program, params, prefix) for prefix in dict.fromkeys(self._trunks.values())}
         predicted, places = {}, {}
         for factor, prefix in self._trunks.items():
             entries = program.matmul(params[f"{factor}_head_weight"], hidden[prefix])
@@ -121,17 +106,10 @@ class OPLoRA(Parameterization):
             if self.head == "rezero":
                 program.do(torch.mul, left_place, params["rescale"], out=places["left"])
                 program.matmul(left_place[..., None, :], predicted["left"][..., None], grads["rescale"][..., None])
-            reached: set[str] = set()
-            for factor, prefix in self._trunks.items():
-                column = places[factor][..., None]
-                back = grads[f"{prefix}hidden_bias"][..., None]
-                program.matmul(params[f"{factor}_head_weight"].mT, column, back, beta=float(prefix in reached))
-                reached.add(prefix)
-            for prefix, active in hidden.items():
-                back = grads[f"{prefix}hidden_bias"][..., None]
-                program.do(torch.ops.aten.threshold_backward.grad_input, back, active, 0, grad_input=back)
-                program.do(torch.mul, back, params[f"{prefix}embedding"][..., None, :], out=grads[f"{prefix}hidden_weight"])
-                program.matmul(params[f"{prefix}hidden_weight"].mT, back, grads[f"{prefix}embedding"][..., None])
+            for prefix, units in hidden.items():
+                own = [factor for factor, trunk in self._trunks.items() if trunk == prefix]
+                heads = [(params[f"{factor}_head_weight"], places[factor][..., None]) for factor in own]
+                record_pull_back(program, params, grads, units, heads, prefix)
 
         outer = {f"{factor}_head_weight": (places[factor][..., None], hidden[prefix].mT) for factor, prefix in self._trunks.items()}
         return Recorded(weight, (self._matrix(left_place).mT, self._matrix(places["right"])), pull_back, outer)
@@ -139,8 +117,3 @@ class OPLoRA(Parameterization):
     @property
     def scaling(self) -> float:
         return 1.0 if self.alpha is None else self.alpha / self.rank
-
-
-def _affine(weight: Tensor, x: Tensor, bias: Tensor) -> Tensor:
-    """weight @ x + bias for (..., p, q), (..., q) and (..., p)."""
-    return (weight @ x[..., None])[..., 0] + bias

@@ -6,7 +6,9 @@ Every module here without a leading underscore holds one frozen dataclass and is
 from problems._completion import Completion
 from problems._least_squares import LeastSquares
 from problems._problem import Instance, Problem
+from problems.continual import Continual
 from problems.deep_matrix_completion import DeepMatrixCompletion
+from problems.federated import Federated
 from problems.gene_expression import GeneExpression
 from problems.hilbert import Hilbert
 from problems.ill_conditioned import IllConditioned
@@ -16,12 +18,18 @@ from problems.linear_regression import LinearRegression
 from problems.matrix_completion import MatrixCompletion
 from problems.matrix_factorization import MatrixFactorization
 from problems.matrix_file import MatrixFile
+from problems.matrix_sensing import MatrixSensing
 from problems.movielens import MovieLens
+from problems.phase_retrieval import PhaseRetrieval
+from problems.robust_factorization import RobustFactorization
+from problems.rotated_digits import RotatedDigits
 from problems.stack import Stack
 
 __all__ = [
     "Completion",
+    "Continual",
     "DeepMatrixCompletion",
+    "Federated",
     "GeneExpression",
     "Hilbert",
     "IllConditioned",
@@ -33,7 +41,11 @@ __all__ = [
     "MatrixCompletion",
     "MatrixFactorization",
     "MatrixFile",
+    "MatrixSensing",
     "MovieLens",
+    "PhaseRetrieval",
     "Problem",
+    "RobustFactorization",
+    "RotatedDigits",
     "Stack",
 ]

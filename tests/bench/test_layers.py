@@ -12,7 +12,7 @@ from bench.lanes import Lanes
 from linalg import FactoredMatrix, svdvals
 from optimizers import SGD, Adam
 from parameterizations import SVD, Deep, DeepLoRA, Full, LoRA, OPLoRA
-from problems import LeastSquares, MatrixCompletion, MatrixFactorization, Stack
+from problems import LeastSquares, LinearRegression, MatrixCompletion, MatrixFactorization, Stack
 
 DOUBLE = Settings(30, dtype=torch.float64, probes="all")
 RATES = [0.3, 0.1, 0.03]
@@ -106,6 +106,25 @@ def test_the_tangent_products_are_those_of_the_dense_gradient(problem):
     torch.testing.assert_close(built.grads["left"], gradient @ right.mT)
     torch.testing.assert_close(built.grads["right"], left.mT @ gradient)
     torch.testing.assert_close(built.grads["core"], left.mT @ gradient @ right.mT)
+
+
+@dataclass(frozen=True)
+class OwnBase(LoRA):
+    """A base that is not the pretrained one, and trains with the factors."""
+
+    def weight(self, params, at=None):
+        return FactoredMatrix((params["left"], params["right"]), params["base"] * (2 + params["right"].sum((-2, -1), keepdim=True)))
+
+
+def test_a_base_of_the_methods_own_counts_with_its_gradient():
+    built = block(LinearRegression((8, 7)), OwnBase(rank=2), SGD())
+    for i, tensor in enumerate(built.trainable.values()):
+        tensor.copy_(gaussian(*tensor.shape, seed=i))
+    built.find_gradients(0)
+    leaves = {name: tensor.clone().requires_grad_() for name, tensor in built.trainable.items()}
+    loss = built.instance.loss(built.parameterization.weight({**built.params, **leaves}))
+    for name, expected in zip(leaves, torch.autograd.grad(loss.sum(), list(leaves.values())), strict=True):
+        torch.testing.assert_close(built.grads[name], expected, rtol=1e-9, atol=1e-11)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from by_hand import seeded
 
 from bench.lanes import Lanes
 from linalg import FactoredMatrix, Program
-from parameterizations import Deep, DeepLoRA, Flora, Full, LoRA, OPLoRA, Parameterization, Step
+from parameterizations import AdaLoRA, Deep, DeepLoRA, Flora, Full, LoRA, OPLoRA, Parameterization, SoRA, Step
 
 F64 = torch.float64
 
@@ -34,7 +34,7 @@ class Shifted(Parameterization):
         return {"inner": torch.randn(shape, generator=generator, dtype=F64)}
 
     def weight(self, params, at=None):
-        base = params["inner"].detach() + (0 if at is None else at.step)
+        base = params["inner"].square() + (0 if at is None else at.step)
         return FactoredMatrix((params["inner"].tanh(),), base)
 
 
@@ -56,6 +56,8 @@ METHODS = [
         for generators in ("shared", "separate")
     ),
     OPLoRA(2, hidden=70, embedding=30),
+    AdaLoRA(2),
+    SoRA(3, alpha=5.0),
     Symmetric(),
     Shifted(),
 ]

@@ -1,0 +1,104 @@
+"""Alternating least squares: each factor in turn is set to the best one beside the other."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from linalg import InputError
+from linalg.checks import check_integer
+from optimizers._manifold import orthonormal
+from optimizers._optimizer import per_lane
+from optimizers._pair import PairRule
+from parameterizations import Step
+
+STRIDE = 2.0**30  # how far a derivative is taken: it is exact at any length, and there the constant part is lost in rounding
+
+
+@dataclass(frozen=True)
+class ALS(PairRule):
+    """L ← L + lr (argmin_L loss(L R) - L) at even steps, R likewise at odd ones; lr = 1 is the exact minimum.
+
+    Args:
+        iterations: of conjugate gradients in a step, at most; they stop at the rounding of the gradient.
+
+    The learning rate is a relaxation: in exact arithmetic the loss falls for all of 0 < lr < 2. The objective must be quadratic in
+    the weight and is seen whole: mini-batches are refused. What is solved starts from the gradient handed over, so that a base of
+    the method's own is no obstacle. After a step the factor that moved is made orthonormal and the other takes up the rest, which
+    leaves the weight where it is and the next system well conditioned. Multipliers of the rate by name do not apply.
+    """
+
+    reference: ClassVar[str] = "Jain, Netrapalli and Sanghavi 2013, arXiv 1212.0467; Hestenes and Stiefel 1952"
+    needs: ClassVar[tuple[str, ...]] = ("quadratic",)
+    span: ClassVar[tuple[float, float]] = (0.5, 2.0)
+
+    iterations: int = 100
+
+    def __post_init__(self) -> None:
+        check_integer("iterations", self.iterations)
+
+    def supports(self, parameterization):
+        if parameterization.penalizes or parameterization.directs:
+            return "it solves for the loss itself, and here training follows something else"
+        return super().supports(parameterization)
+
+    @torch.no_grad()
+    def update(self, params, grads, state, lr, step):
+        instance = step.instance if isinstance(step, Step) else None
+        if instance is None:
+            raise InputError("als: solves the objective; pass update() a Step with an instance")
+        if getattr(instance, "batch_size", 0):
+            raise InputError(f"problem.batch_size={instance.batch_size}: must be 0 for als, which solves on all the data")
+        left, right, scale = params["left"], params["right"], state.scale
+        turn = step.step % 2
+        parts, moving = [scale * left, right], [scale * left, right][turn]
+        wanted = (turn == 0, turn == 1)
+
+        def gradient(factor: Tensor) -> Tensor:
+            parts[turn] = factor
+            return instance.part_gradients(tuple(parts), None, wanted, None)[turn]
+
+        at_zero = gradient(torch.zeros_like(moving))
+        dims = (-3, -2, -1) if instance.layers is not None else (-2, -1)
+
+        def curve(direction: Tensor) -> Tensor:
+            length = direction.square().sum(dims, keepdim=True).sqrt()
+            far = direction * (STRIDE / length).where(length > 0, 0.0)
+            return (gradient(far) - at_zero) * (length / STRIDE)
+
+        slope = grads["right"] if turn else grads["left"] / scale
+        correction = conjugate_gradients(curve, -slope, dims, self.iterations)
+        moved = moving + per_lane(lr, moving) * correction
+        if turn:
+            basis = orthonormal(moved.mT)
+            left.copy_(left @ (moved @ basis))
+            right.copy_(basis.mT)
+        else:
+            basis = orthonormal(moved)
+            right.copy_((basis.mT @ moved) @ right / scale)
+            left.copy_(basis)
+
+
+def conjugate_gradients(apply: Callable[[Tensor], Tensor], b: Tensor, dims: tuple[int, ...], iterations: int) -> Tensor:
+    """x with A x = b for a positive semidefinite A, one system for what is left after `dims`; of several the shortest.
+
+    Stops when all systems are solved to rounding: one look at the numbers an iteration.
+    """
+    x, residual, direction = torch.zeros_like(b), b, b
+    energy = b.square().sum(dims, keepdim=True)
+    least = torch.finfo(b.dtype).eps ** 2 * energy
+    for _ in range(iterations):
+        active = energy > least
+        if not active.any():
+            break
+        image = apply(direction)
+        curvature = (direction * image).sum(dims, keepdim=True)
+        length = (energy / curvature).where(active & (curvature > 0), 0.0)
+        x = x + length * direction
+        residual = residual - length * image
+        new = residual.square().sum(dims, keepdim=True)
+        direction = residual + (new / energy).where(active, 0.0) * direction
+        energy = new.where(active, energy)
+    return x
