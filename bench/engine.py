@@ -269,7 +269,7 @@ class Block:
     def total_update(self) -> FactoredMatrix:
         """All that was learned: the weight less the pretrained base, in factors where nothing has been merged."""
         weight, base = self.weight(), self.instance.base
-        if not self.parameterization.merges:
+        if not (self.parameterization.merges or self.parameterization.splits):
             return FactoredMatrix(weight.factors, None, weight.scale)
         return FactoredMatrix((weight.dense() if base is None else weight.dense() - base,))
 

@@ -54,7 +54,7 @@ def strong_wolfe(
 
 
 def interpolate(a: Point, b: Point) -> float:
-    """Where the cubic through both points is least, at least a tenth of the way from either; half way where it has no minimum."""
+    """Where the cubic through both points is least, at least a hundredth of the way from either; half way where it has no minimum."""
     width = b.length - a.length
     mean = 3 * (b.loss - a.loss) / width - a.slope - b.slope
     root = mean * mean - a.slope * b.slope
@@ -63,4 +63,4 @@ def interpolate(a: Point, b: Point) -> float:
         turn = math.copysign(math.sqrt(root), width)
         below = b.slope - a.slope + 2 * turn
         share = 1 - (b.slope + turn + mean) / below if below else 0.5
-    return a.length + width * (min(max(share, 0.1), 0.9) if math.isfinite(share) else 0.5)
+    return a.length + width * (min(max(share, 0.01), 0.99) if math.isfinite(share) else 0.5)

@@ -22,8 +22,8 @@ class SVDOracle(PairRule):
     span: ClassVar[tuple[float, float]] = (0.5, 2.0)
 
     def supports(self, parameterization):
-        if parameterization.merges:
-            return "it places the factors once, and here they merge and start anew"
+        if parameterization.merges or parameterization.splits:
+            return "it places the factors once, on the pretrained weight, and here the base is another or changes"
         return super().supports(parameterization)
 
     @torch.no_grad()

@@ -177,6 +177,11 @@ class Parameterization:
         """Whether the base takes up what the factors learn, so that tensors change outside the optimizer."""
         return False
 
+    @property
+    def splits(self) -> bool:
+        """Whether the factors start from a part that is taken off the base, so that what is learned is not the chain."""
+        return False
+
     def reach(self, shape: tuple[int, int]) -> int:
         """The highest rank that the update can have: what the best reachable loss is computed for."""
         return int(min(*shape, getattr(self, "rank", min(shape))))

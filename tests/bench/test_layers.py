@@ -127,6 +127,14 @@ def test_a_base_of_the_methods_own_counts_with_its_gradient():
         torch.testing.assert_close(built.grads[name], expected, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("init", ["kaiming", "pissa"])
+def test_what_is_learned_is_the_weight_less_the_pretrained_one(init):
+    built = advance(block(LinearRegression((8, 7)), LoRA(rank=2, init=init), SGD()), 5)
+    learned = built.weight().dense() - built.instance.base
+    torch.testing.assert_close(built.total_update().dense(), learned, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(built.spectrum()[..., :4], torch.linalg.svdvals(learned)[..., : built.spectrum().shape[-1]][..., :4])
+
+
 @dataclass(frozen=True)
 class Halved(SGD):
     """What it does to a pair's gradients is easy to see."""

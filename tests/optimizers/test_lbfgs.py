@@ -10,7 +10,7 @@ from lanes_alone import assert_runs
 from linalg import InputError
 from optimizers import LBFGS
 from optimizers._inverse_hessian import descent, remember
-from optimizers._line_search import strong_wolfe
+from optimizers._line_search import Point, interpolate, strong_wolfe
 from parameterizations import Flora, LoRA, Step
 
 TARGET = gaussian(6, 5, seed=40)
@@ -146,6 +146,15 @@ def test_the_line_search_satisfies_both_of_wolfes_conditions(line, first):
     found, derivative = line(length)
     assert found <= loss + 1e-4 * length * slope
     assert abs(derivative) <= 0.5 * abs(slope)
+
+
+def test_interpolation_finds_the_minimum_of_a_cubic():
+    def at(t):
+        return Point(t, (t - 1) ** 2 * (t + 5), 2 * (t - 1) * (t + 5) + (t - 1) ** 2)
+
+    for a, b in ((0.0, 3.0), (3.0, 0.0), (-1.0, 1.4), (0.9, 7.0)):
+        assert interpolate(at(a), at(b)) == pytest.approx(1.0)
+    assert interpolate(Point(0.0, 1.0, -1.0), Point(2.0, math.inf, math.nan)) == 1.0
 
 
 def test_where_a_line_only_rises_it_stays():
