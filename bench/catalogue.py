@@ -69,7 +69,8 @@ def partners() -> Iterator[tuple[str, list[str], dict[str, list[str]]]]:
     """For every optimizer that does not train all parameterizations: its name, those that it trains, and the others by reason;
     all at their default settings."""
     for name, optimizer in entries("optimizer").items():
-        accepted, refused = [], defaultdict(list)
+        accepted: list[str] = []
+        refused: dict[str, list[str]] = defaultdict(list)
         for other, parameterization in entries("parameterization").items():
             reason = optimizer().supports(parameterization())
             (refused[reason] if reason else accepted).append(other)

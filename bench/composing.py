@@ -85,11 +85,12 @@ def decisive(job: Job, axis: str) -> tuple[str, ...]:
 def going_together(batch: Sequence[Job], configs: dict[tuple[str, ...], DictConfig]) -> list[Job]:
     """The jobs whose problem, parameterization and optimizer go together; the board is told why the others do not."""
     entries: dict[tuple[str, ...], Any] = {}
-    for job, config in configs.items():
+    for shown, config in configs.items():
         for axis in AXES:
-            if decisive(job, axis) not in entries:
-                entries[decisive(job, axis)] = built(axis, config)
-    board, kept = Board.current(), []
+            if decisive(shown, axis) not in entries:
+                entries[decisive(shown, axis)] = built(axis, config)
+    board = Board.current()
+    kept: list[Job] = []
     for job in batch:
         problem, parameterization, optimizer = (
             entries[decisive(job, axis)] for axis in ("problem", "parameterization", "optimizer")

@@ -17,7 +17,11 @@ from bench.cell import Cell, LearningRates
 from linalg import InputError
 from optimizers import Torch
 
-SHARED = {"parameterization": ("rank", "alpha", "depth", "scale"), "problem": ("shape", "normalize", "reduction"), "optimizer": ()}
+SHARED = {
+    "parameterization": ("rank", "alpha", "depth", "scale"),
+    "problem": ("shape", "normalize", "reduction"),
+    "optimizer": ("rank",),
+}
 
 
 CUSTOM = "custom"

@@ -85,10 +85,10 @@ class Buffers:
     @property
     def bytes(self) -> int:
         """What a step of all lanes goes through."""
-        moments = max((len(moments) for moments in self.state.values()), default=0)
-        beside = (1 + (moments > 0)) if self._lr_by_name else 0  # a rate for every entry; a rule with moments needs scratch memory
-        entries = (2 + moments + beside) * self._params.numel() - self._unformed
-        return entries * self._params.element_size()
+        kept = self.optimizer.state_bytes(self.state)
+        beside = (1 + (kept > 0)) if self._lr_by_name else 0  # a rate for every entry; a rule with moments needs scratch memory
+        entries = (2 + beside) * self._params.numel() - self._unformed
+        return entries * self._params.element_size() + kept
 
     def set_rates(self, lr: Tensor) -> None:
         """Learning rates (seeds, rates) from here on."""

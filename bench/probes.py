@@ -14,7 +14,7 @@ from problems import Instance
 LEVELS = ("none", "basic", "all")
 PROBED_STEPS = 40  # basic probes a run, about
 COARSE_STEPS = 10  # steps of those on which `all` measures what is expensive, about
-DENSE_JACOBIAN = 1024  # the most entries of W for which the Gauss-Newton map is built densely
+DENSE_JACOBIAN = 1024  # the most entries of W, of a stack in all, for which the Gauss-Newton map is built densely
 
 
 def geometric_grid(steps: int, count: int = PROBED_STEPS) -> list[int]:
@@ -134,17 +134,18 @@ def gauss_newton_condition(
     the eigenvalues of dL, dR -> dL R + L dR are σi(L)² + σj(R)² with both spectra padded by zeros to m and n.
     """
     names = [next((name for name, tensor in params.items() if tensor is factor), None) for factor in weight.factors]
+    stack = weight.factors[0].shape[2:-2]
     m, n = weight.shape
+    small = m * n * stack.numel() <= DENSE_JACOBIAN
     if None in names:
-        stacked = weight.factors[0].ndim > 4
-        return None if stacked or m * n > DENSE_JACOBIAN else dense_condition(jacobian_gram(parameterization, params))
+        return dense_condition(jacobian_gram(parameterization, params)) if small and not stack else None
     trainable = [name not in parameterization.frozen for name in names]
     if len(names) == 1:
         return torch.ones(weight.factors[0].shape[:-2], dtype=torch.float64)
     if len(names) == 2:
         left, right = (svdvals(factor) for factor in weight.factors)
         return pair_condition(left, right, weight.shape, train_left=trainable[0], train_right=trainable[1], dtype=dtype)
-    return dense_condition(chain_gram(weight, trainable)) if m * n <= DENSE_JACOBIAN else None
+    return dense_condition(chain_gram(weight, trainable)) if small else None
 
 
 def pair_condition(

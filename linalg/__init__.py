@@ -5,7 +5,7 @@ from linalg.checks import InputError
 from linalg.factored_matrix import FactoredMatrix
 from linalg.program import Program
 from linalg.random import gaussian, generator, orthogonal, uniform, with_spectrum
-from linalg.spectra import condition, decomposable, effective_rank, numerical_rank, stable_rank, svdvals
+from linalg.spectra import condition, decomposable, effective_rank, numerical_rank, polar_factor, stable_rank, svdvals
 
 __all__ = [
     "ChainRule",
@@ -19,6 +19,7 @@ __all__ = [
     "generator",
     "numerical_rank",
     "orthogonal",
+    "polar_factor",
     "stable_rank",
     "svdvals",
     "uniform",

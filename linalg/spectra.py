@@ -1,4 +1,4 @@
-"""Numbers read off singular values. All take (..., k) values sorted from the largest and reduce the last dimension."""
+"""Singular values and what is read off them: (..., k) values sorted from the largest, whose last dimension is reduced."""
 
 import torch
 from torch import Tensor
@@ -17,6 +17,14 @@ def svdvals(matrix: Tensor) -> Tensor:
 def decomposable(matrix: Tensor) -> Tensor:
     """(...,) whether a matrix (..., m, n) is finite and small enough for LAPACK."""
     return (matrix.abs() < LARGEST).all(-1).all(-1)
+
+
+def polar_factor(matrix: Tensor) -> Tensor:
+    """(..., m, n) U Vᵀ of U Σ Vᵀ over the singular values that are not zero to rounding; NaN where the matrix has no SVD."""
+    usable = decomposable(matrix)[..., None, None]
+    left, values, right = torch.linalg.svd(torch.where(usable, matrix, 0.0), full_matrices=False)
+    kept = values > max(matrix.shape[-2:]) * torch.finfo(matrix.dtype).eps * values[..., :1]
+    return torch.where(usable, (left * kept[..., None, :]) @ right, torch.nan)
 
 
 def condition(values: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def strong_wolfe(
 
 
 def interpolate(a: Point, b: Point) -> float:
-    """Where the cubic through both points is least, at least a hundredth of the way from either; half way where it has no minimum."""
+    """Where the cubic through both points is least, kept a hundredth of the way from either; half way where it has no minimum."""
     width = b.length - a.length
     mean = 3 * (b.loss - a.loss) / width - a.slope - b.slope
     root = mean * mean - a.slope * b.slope

@@ -17,7 +17,6 @@ class MatrixState(State):
     """Holds by name how many of a tensor's last dimensions are its own: 2 for a matrix, 1 for a vector, 0 for a number."""
 
     dims: dict[str, int]
-    lanes: int  # how many dimensions stand before those of one lane
 
     def reset(self, name: str) -> None:
         for moment in self[name].values():
@@ -67,11 +66,11 @@ class MatrixRule(Optimizer):
         moments = {}
         for name, tensor in params.items():
             if dims[name] == 2 or self.vectors:
-                moments[name] = self.initial(at_least_vector(tensor, dims[name]), max(1, dims[name]))
+                moments[name] = self.initial(tensor if dims[name] else tensor[..., None], max(1, dims[name]))
             else:
                 moments[name] = self.otherwise.init({name: tensor})[name]
         state = MatrixState(moments, rates, scale)
-        state.dims, state.lanes = dims, lane_dimensions(params)
+        state.dims = dims
         state.counts = {name: torch.zeros(()) for name in params if dims[name] == 2 or self.vectors}
         return state
 
@@ -88,10 +87,6 @@ class MatrixRule(Optimizer):
                 if grad.stride() != param.stride():
                     grad = torch.empty_like(param).copy_(grad)
                 self.otherwise.step_tensor(param, grad, state, name, rate, step.step if isinstance(step, Step) else step)
-
-
-def at_least_vector(tensor: Tensor, dims: int) -> Tensor:
-    return tensor if dims else tensor[..., None]
 
 
 def lane_dimensions(params: Mapping[str, Tensor]) -> int:

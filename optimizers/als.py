@@ -7,12 +7,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from linalg import InputError
+from linalg import InputError, decomposable
 from linalg.checks import check_integer
 from optimizers._manifold import orthonormal
 from optimizers._optimizer import per_lane
 from optimizers._pair import PairRule
 from parameterizations import Step
+
+Map = Callable[[Tensor], Tensor]
 
 STRIDE = 2.0**30  # how far a derivative is taken: it is exact at any length, and there the constant part is lost in rounding
 
@@ -22,7 +24,8 @@ class ALS(PairRule):
     """L ← L + lr (argmin_L loss(L R) - L) at even steps, R likewise at odd ones; lr = 1 is the exact minimum.
 
     Args:
-        iterations: of conjugate gradients in a step, at most; they stop at the rounding of the gradient.
+        iterations: of conjugate gradients in a step, at most, where the rows of L (the columns of R) are not solved one by one;
+            they stop at the rounding of the gradient.
 
     The learning rate is a relaxation: in exact arithmetic the loss falls for all of 0 < lr < 2. The objective must be quadratic in
     the weight and is seen whole: mini-batches are refused. What is solved starts from the gradient handed over, so that a base of
@@ -68,8 +71,10 @@ class ALS(PairRule):
             far = direction * (STRIDE / length).where(length > 0, 0.0)
             return (gradient(far) - at_zero) * (length / STRIDE)
 
-        slope = grads["right"] if turn else grads["left"] / scale
-        correction = conjugate_gradients(curve, -slope, dims, self.iterations)
+        if turn:
+            correction = solve(lambda x: curve(x.mT).mT, -grads["right"].mT, dims, self.iterations).mT
+        else:
+            correction = solve(curve, -grads["left"] / scale, dims, self.iterations)
         moved = moving + per_lane(lr, moving) * correction
         if turn:
             basis = orthonormal(moved.mT)
@@ -81,14 +86,24 @@ class ALS(PairRule):
             left.copy_(basis)
 
 
-def conjugate_gradients(apply: Callable[[Tensor], Tensor], b: Tensor, dims: tuple[int, ...], iterations: int) -> Tensor:
-    """x with A x = b for a positive semidefinite A, one system for what is left after `dims`; of several the shortest.
+def solve(apply: Map, b: Tensor, dims: tuple[int, ...], iterations: int) -> Tensor:
+    """x (..., p, r) with A x = b for a positive semidefinite A, one system for what is left after `dims`; of several the shortest.
 
-    Stops when all systems are solved to rounding: one look at the numbers an iteration.
+    Where every row of x has a system of its own, as the rows of L do in least squares, r products with A give all of them; a
+    residual tells whether that is so. The rest is left to conjugate gradients: one look at the numbers an iteration.
     """
-    x, residual, direction = torch.zeros_like(b), b, b
+    ones = [torch.zeros_like(b).index_fill_(-1, torch.tensor([k], device=b.device), 1.0) for k in range(b.shape[-1])]
+    rows = torch.stack([apply(one) for one in ones], -1)
+    rows = (rows + rows.mT) / 2
+    usable = decomposable(rows)[..., None, None]
+    inverse = torch.linalg.pinv(rows.where(usable, 0.0), hermitian=True)
+    x = (inverse @ b[..., None])[..., 0]
     energy = b.square().sum(dims, keepdim=True)
-    least = torch.finfo(b.dtype).eps ** 2 * energy
+    left_over = b - apply(x)
+    solved = left_over.square().sum(dims, keepdim=True) <= torch.finfo(b.dtype).eps * energy
+    x = x.where(solved, 0.0)
+    residual = direction = b.where(~solved, 0.0)
+    least, energy = torch.finfo(b.dtype).eps ** 2 * energy, energy.where(~solved, 0.0)
     for _ in range(iterations):
         active = energy > least
         if not active.any():

@@ -20,7 +20,8 @@ class Flora(MatrixRule):
 
     Args:
         rank: r; M is r times the longer side. Matrices no larger than r keep their momentum whole.
-        interval: κ, steps between two projections; M then goes to M Aᵀ A'. 0 keeps the first for ever.
+        interval: κ, steps between two projections; M then goes to M Aᵀ A'. 0 keeps the first for ever. The authors' 1000
+            is for long training.
         beta1: b; 0 for no momentum.
         accumulation: how many steps' gradients are added up in compressed form before the weight moves along their mean, under a
             projection of its own each time; 0 for none.
@@ -42,7 +43,7 @@ class Flora(MatrixRule):
     vectors: ClassVar[bool] = True
 
     rank: int = 8
-    interval: int = 1000
+    interval: int = 100
     beta1: float = 0.9
     accumulation: int = 0
     beta2_decay: float = -0.8

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from linalg import decomposable
+from linalg import polar_factor
 from linalg.checks import check, check_number
 from optimizers._gram import gram_power
 from optimizers._optimizer import State
@@ -44,8 +44,8 @@ class LoRAMuon(PairRule):
 
     def step_pair(self, left, right, grad_left, grad_right, state, lr, step):
         by_right, by_left = self._root(right @ right.mT), self._root(left.mT @ left)
-        towards_left = msign(self._mean(grad_left, "left", state) @ by_right) @ by_right
-        towards_right = by_left @ msign(by_left @ self._mean(grad_right, "right", state))
+        towards_left = polar_factor(self._mean(grad_left, "left", state) @ by_right) @ by_right
+        towards_right = by_left @ polar_factor(by_left @ self._mean(grad_right, "right", state))
         for param, direction, rate in ((left, towards_left, lr[0]), (right, towards_right, lr[1])):
             kept = (1 - rate * self.weight_decay) ** 0.5
             param.mul_(kept).sub_(direction * rate / (2 * state.scale * kept))
@@ -57,11 +57,3 @@ class LoRAMuon(PairRule):
         """gram^(-1/2)"""
         size = torch.linalg.matrix_norm(gram, keepdim=True)
         return gram_power(gram, -0.5, self.ridge * size[..., 0])
-
-
-def msign(matrix: Tensor) -> Tensor:
-    """(..., p, q) U Vᵀ of U Σ Vᵀ over the singular values that are not zero to rounding; NaN where not finite."""
-    usable = decomposable(matrix)[..., None, None]
-    u, values, vt = torch.linalg.svd(torch.where(usable, matrix, 0.0), full_matrices=False)
-    tolerance = max(matrix.shape[-2:]) * torch.finfo(matrix.dtype).eps * values[..., :1]
-    return ((u * (values > tolerance)[..., None, :]) @ vt).where(usable, torch.nan)

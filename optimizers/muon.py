@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from linalg import decomposable
+from linalg import polar_factor
 from linalg.checks import check, check_choice, check_integer, check_number
 from optimizers._matrix import MatrixRule
 from optimizers._optimizer import descend
@@ -67,7 +67,7 @@ class Muon(MatrixRule):
         average = moments["momentum"].lerp_(grad, 1 - self.momentum)
         momentum = grad.lerp(average, self.momentum) if self.nesterov else average
         if self.orthogonalize == "polar":
-            direction = polar(momentum)
+            direction = polar_factor(momentum)
         else:
             direction = newton_schulz(momentum, self.coefficients, self.ns_steps, self.eps)
         if self.weight_decay:
@@ -91,11 +91,3 @@ def newton_schulz(matrix: Tensor, coefficients: Collection[float], steps: int, e
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x.mT if tall else x
-
-
-def polar(matrix: Tensor) -> Tensor:
-    """(..., m, n): U Vᵀ over the singular values that are not zero to rounding; NaN where the matrix has no SVD."""
-    usable = decomposable(matrix)[..., None, None]
-    left, values, right = torch.linalg.svd(torch.where(usable, matrix, 0.0), full_matrices=False)
-    kept = values > max(matrix.shape[-2:]) * torch.finfo(matrix.dtype).eps * values[..., :1]
-    return torch.where(usable, (left * kept[..., None, :]) @ right, torch.nan)

@@ -169,7 +169,7 @@ class Parameterization:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What a problem must provide, of `base` (a pretrained weight) and `layers` (a stack)."""
+        """What a problem must provide, see `Problem.provides`: a pretrained `base`, a stack of `layers`, `tasks` in time."""
         return ()
 
     @property

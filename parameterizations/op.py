@@ -23,8 +23,7 @@ class OP(Parameterization):
         over: the other method: its name here, the dotted name of a class, or an object, which becomes name, rank and options.
         options: its other hyperparameters.
         hidden: width k of the hidden layer.
-        embedding: length of the learned input z.
-        embedding_scale: standard deviation of z at the start.
+        embedding, embedding_scale: length of the learned input z, and its standard deviation at the start.
         head: `zero`: W2 = 0 and c2 is the other method's start, which is met to the last bit; `random`: W2 as in the paper,
             uniform, but zero for tensors that start at zero, and c2 makes up the difference: the start is met to rounding.
         shared: in a stack, one MLP for all layers, with a z of each layer's own; else an MLP a layer, the paper's choice.
@@ -32,7 +31,7 @@ class OP(Parameterization):
     With W2 = 0 the first gradient moves W2 and c2 alone, later ones also what lies below. A rate that the other method gives
     a tensor goes to the tensor's head. A shared MLP predicts the change from a start that is kept fixed: all layers' changes
     lie in one space of k + 1 dimensions, which is why the paper shares nothing. Where layers share what they train, one MLP
-    predicts it all. Methods that change their tensors outside the optimizer, or need them orthonormal, are refused.
+    predicts it all. Methods that change tensors outside the optimizer, or need orthonormal ones, are refused.
     """
 
     reference: ClassVar[str] = "Teterwak et al. 2024, arXiv 2412.10362"
@@ -91,8 +90,8 @@ class OP(Parameterization):
 
     def predicted(self, params: Mapping[str, Tensor]) -> Params:
         """The other method's tensors."""
-        kept, generator = self._split(params)
-        return kept | predict(generator)
+        kept, own = self._split(params)
+        return kept | predict(own)
 
     def factors(self, params):
         return self.inner.factors(self.predicted(params))

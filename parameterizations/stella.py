@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from linalg import decomposable
+from linalg import polar_factor
 from linalg.checks import check_choice, check_number
 from linalg.random import orthogonal
 from parameterizations._parameterization import Parameterization
@@ -80,16 +80,9 @@ class StelLA(Parameterization):
                 if self.width is not None:
                     step.mul_(math.sqrt(self.width / step.shape[-2]))
                 inner = point.mT @ step
-                moved.copy_(polar_factor(point + step - point @ (inner + inner.mT) / 2))
+                moved.copy_(polar_factor((point + step - point @ (inner + inner.mT) / 2).double()))
 
 
 def columns(x: Tensor, side: str) -> Tensor:
     """U, or V where Vᵀ is stored: the matrix whose columns are orthonormal."""
     return x if side == "left" else x.mT
-
-
-def polar_factor(x: Tensor) -> Tensor:
-    """The matrix with orthonormal columns that is nearest to x (..., p, r); x itself where it is not finite."""
-    usable = decomposable(x)[..., None, None]
-    u, _, vt = torch.linalg.svd(torch.where(usable, x, 0.0).double(), full_matrices=False)
-    return torch.where(usable, (u @ vt).to(x.dtype), x)

@@ -64,7 +64,6 @@ class TwoLayer(Instance):
 
     @property
     def tasks(self) -> int:
-        """D."""
         return self.train.shape[-3]
 
     def active(self, step: int, steps: int | None) -> int:
@@ -73,12 +72,11 @@ class TwoLayer(Instance):
 
     def batch(self, at):
         """(..., 1 + b): the domain, then the samples; None for everything."""
-        lead = self.pretrained.new_empty(self.pretrained.shape[:-3])
-        domain = task_batch(at, self.tasks if self.setting == "continual" else 1, lead)
-        if self.batch_size:
-            drawn = [torch.randperm(self.train.shape[-1], generator=source)[: self.batch_size] for source in at.generators]
-            return torch.cat([domain, torch.stack(drawn).reshape(*lead.shape, -1).to(domain)], -1)
-        return domain if self.setting == "continual" else None
+        domain = task_batch(at, self.tasks if self.setting == "continual" else 1, self.pretrained[..., 0, 0, 0])
+        if not self.batch_size:
+            return domain if self.setting == "continual" else None
+        drawn = [torch.randperm(self.train.shape[-1], generator=source)[: self.batch_size] for source in at.generators]
+        return torch.cat([domain, torch.stack(drawn).reshape(*domain.shape[:-1], -1).to(domain)], -1)
 
     def samples(self, batch: Tensor | None) -> tuple[Tensor, Tensor]:
         """Inputs (..., D, n, b) and classes (..., D, C, b) of a batch, with D = 1 in the continual setting."""

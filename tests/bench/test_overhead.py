@@ -55,7 +55,7 @@ def test_refused_crossings_leave_a_batch_before_it_starts(tmp_path, capsys, monk
 
 def test_what_decides_an_entry_is_its_choice_its_options_and_what_is_shared():
     job = ("optimizer=adam", "rank=3", "+optimizer.eps=1e-4", "parameterization=lora", "steps=7", "shape=[3,4]")
-    assert decisive(job, "optimizer") == ("optimizer", "optimizer=adam", "+optimizer.eps=1e-4")
+    assert decisive(job, "optimizer") == ("optimizer", "optimizer=adam", "rank=3", "+optimizer.eps=1e-4")
     assert decisive(job, "parameterization") == ("parameterization", "rank=3", "parameterization=lora")
     assert decisive(job, "problem") == ("problem", "shape=[3,4]")
 

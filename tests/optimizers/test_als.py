@@ -19,7 +19,7 @@ PROBLEMS = {
     "completion": MatrixCompletion((16, 12), rank=2, observed=0.6, noise=0.1),
     "sparse completion": SPARSE,
     "regression": LinearRegression((8, 11), rank=2, noise=0.1),
-    "stack": Stack((9, 12), ranks=(1, 4, 2)),
+    "stack": Stack((9, 12), ranks=(2, 4, 3)),  # none below the rank, where a column of the basis is rounding
 }
 
 
@@ -92,19 +92,19 @@ def test_every_layer_of_a_stack_reaches_its_own_floor():
 
 
 @pytest.mark.parametrize(
-    "problem", [MatrixCompletion((40, 30), rank=2, observed=0.5), MatrixCompletion((120, 110), rank=1, observed=0.045)]
+    "problem", [MatrixCompletion((40, 30), rank=2, observed=0.5), MatrixCompletion((600, 600), rank=1, observed=0.045)]
 )
 def test_a_matrix_is_completed_exactly_where_enough_is_seen(problem):
-    run = bench.run(problem, LoRA(problem.rank), ALS(), lr=1.0, seeds=3, steps=120, dtype="float64")
+    run = bench.run(problem, LoRA(problem.rank), ALS(), lr=1.0, seeds=3, steps=80, dtype="float64")
     assert (run.lanes.final_relative_error < 1e-8).all()
 
 
 def test_it_stops_where_neither_factor_has_a_gradient():
-    built = advance(block(PROBLEMS["completion"], LoRA(2)), 0, 600)
+    built = advance(block(MatrixCompletion((16, 12), rank=2, observed=0.9, noise=0.1), LoRA(2)), 0, 100)
     loss, slopes = loss_and_gradients(built, built.params["left"], built.params["right"])
-    assert all(slope.abs().max() < 1e-7 for slope in slopes)
+    assert all(slope.abs().max() < 1e-12 for slope in slopes)
     assert (loss > 1e-4).all()  # the noise is not fitted away
-    again = advance(built, 600, 2).instance.loss(built.weight())
+    again = advance(built, 100, 2).instance.loss(built.weight())
     torch.testing.assert_close(again, loss, rtol=1e-10, atol=0)
 
 
@@ -156,7 +156,7 @@ def test_a_lane_in_a_block_equals_the_same_lane_alone(name):
 
 
 def test_fewer_iterations_than_the_system_needs_still_descend():
-    problem = PROBLEMS["completion"]
+    problem = PROBLEMS["regression"]
     few, many = (bench.run(problem, LoRA(2), ALS(iterations=k), lr=1.0, steps=5, dtype="float64").lanes.loc[0] for k in (1, 100))
     assert many.final_loss < few.final_loss < few.initial_loss
 
@@ -172,10 +172,10 @@ def test_what_it_cannot_solve_is_refused():
     assert "left and right" in ALS().supports(SVD())
     assert "something else" in ALS().supports(Penalized())
     assert ALS().supports(LoRA()) is None
-    with pytest.raises(InputError, match="problem.batch_size=4: must be 0"):
+    with pytest.raises(InputError, match=r"problem\.batch_size=4: must be 0"):
         bench.run(LinearRegression((6, 8), batch_size=4), LoRA(2), ALS(), lr=1.0, steps=2)
     params = LoRA(2).init((5, 4))
     with pytest.raises(InputError, match="Step with an instance"):
         ALS().update(params, params, ALS().init(params), 1.0, 0)
-    with pytest.raises(InputError, match="^iterations="):
+    with pytest.raises(InputError, match=r"^iterations="):
         ALS(iterations=0)

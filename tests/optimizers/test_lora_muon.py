@@ -5,9 +5,8 @@ import torch
 from factor_pairs import TARGET, check_lanes, factors, farthest, refactored, walk
 
 from bench.runs import run
-from linalg import InputError
+from linalg import InputError, polar_factor
 from optimizers import LoRAMuon
-from optimizers.lora_muon import msign
 from parameterizations import Full, LoRA, OPLoRA
 from problems import MatrixFactorization
 
@@ -68,7 +67,7 @@ def test_from_zero_the_weight_moves_by_half_the_rate():
 def test_the_sign_of_a_matrix_is_that_of_its_range():
     low = factors()["left"] @ factors()["right"]
     u, _, vt = torch.linalg.svd(low)
-    found = msign(torch.stack([low, 0 * low, torch.nan * low]))
+    found = polar_factor(torch.stack([low, 0 * low, torch.nan * low]))
     torch.testing.assert_close(found[0], u[:, :2] @ vt[:2])
     assert not found[1].any()
     assert found[2].isnan().all()

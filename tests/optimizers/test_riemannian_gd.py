@@ -68,7 +68,7 @@ def test_the_momentum_is_two_thin_matrices():
 
 def test_what_it_cannot_run_is_refused():
     assert "svd" in RiemannianGD().supports(LoRA())
-    with pytest.raises(InputError, match="^momentum="):
+    with pytest.raises(InputError, match=r"^momentum="):
         RiemannianGD(momentum=-1)
 
 

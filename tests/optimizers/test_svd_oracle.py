@@ -58,7 +58,7 @@ class Shifted(LoRA):
 
 
 def test_what_it_cannot_place_is_refused():
-    assert "merge" in SVDOracle().supports(Flora())
+    assert "base is another or changes" in SVDOracle().supports(Flora())
     assert "left and right" in SVDOracle().supports(Flora(interval=0))
     assert SVDOracle().supports(LoRA()) is None
     for problem in (LinearRegression((6, 6)), MatrixCompletion((6, 6))):

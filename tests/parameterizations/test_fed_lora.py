@@ -141,19 +141,23 @@ def test_ffa_goes_to_the_best_common_left_factor_for_the_right_one_drawn():
 
 
 def test_with_few_samples_sharing_the_row_space_finds_what_a_client_alone_cannot():
-    # both fit their samples; the error is the distance to the hidden weights
-    problem, options = Federated(), {"lr": 0.01, "steps": 1500, "seeds": 3, "schedule": "cosine", "dtype": "float64"}
-    shared = run(problem, FedLoRA(rank=4), Adam(), **options).lanes
-    alone = run(problem, LoRA(rank=4), Adam(), **options).lanes
-    assert (alone.final_loss < 1e-4 * alone.initial_loss).all()
-    assert (shared.final_loss < 1e-3 * shared.initial_loss).all()
+    # both fit their samples, the error is the distance to the hidden weights; at the exact rank, 4, some draws get stuck
+    problem, options = Federated(), {"lr": 0.03, "steps": 1500, "seeds": 5, "schedule": "cosine", "dtype": "float64"}
+    shared, alone = (run(problem, method, Adam(), **options).lanes for method in (FedLoRA(rank=5), LoRA(rank=5)))
+    for done in (shared, alone):
+        assert (done.final_loss < 1e-4 * done.initial_loss).all()
     assert (alone.final_relative_error > 0.5).all()
-    assert (shared.final_relative_error < 0.1).all()
+    assert (shared.final_relative_error < 0.01).all()
 
 
 @pytest.mark.parametrize(
     ("options", "key"),
-    [({"share": "nothing"}, "share"), ({"local_steps": 0}, "local_steps"), ({"moments": "mean"}, "moments"), ({"alpha": 0}, "alpha")],
+    [
+        ({"share": "nothing"}, "share"),
+        ({"local_steps": 0}, "local_steps"),
+        ({"moments": "mean"}, "moments"),
+        ({"alpha": 0}, "alpha"),
+    ],
 )
 def test_an_option_out_of_range_is_refused_by_name(options, key):
     with pytest.raises(InputError, match=f"^{key}="):
@@ -161,5 +165,5 @@ def test_an_option_out_of_range_is_refused_by_name(options, key):
 
 
 def test_a_stack_that_clients_cannot_share_out_is_refused():
-    with pytest.raises(InputError, match="^weights=4: must be a divisor of 6"):
+    with pytest.raises(InputError, match=r"^weights=4: must be a divisor of 6"):
         start(FedLoRA(rank=2, weights=4))

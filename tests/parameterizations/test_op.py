@@ -10,9 +10,12 @@ from by_hand import descend, gaussian, gradients, half_squared, lowrank, seeded
 from catalogue import members, small
 
 import parameterizations
+from bench.engine import Settings, initial_tensors
+from bench.runs import run
 from linalg import InputError
-from optimizers import Adam
+from optimizers import SGD, Adam
 from parameterizations import OP, DeepLoRA, Flora, LoRA, OPLoRA, Parameterization
+from problems import Stack
 
 SIZES = {"hidden": 6, "embedding": 5}
 METHODS = members(parameterizations, Parameterization)
@@ -119,8 +122,8 @@ def test_with_heads_drawn_or_shared_it_starts_there_to_rounding(name, head, shar
     own, params = (start(which, (9, 5), layers=3) for which in (method.inner, method))
     for key, tensor in method.predicted(params).items():
         torch.testing.assert_close(tensor, own[key], rtol=1e-13, atol=1e-13)
-    drawn = any(tensor.any() for key, tensor in params.items() if key.endswith("_head_weight"))
-    assert drawn == (head == "random")
+        if f"{key}_head_weight" in params:
+            assert bool(params[f"{key}_head_weight"].any()) == (head == "random" and bool(own[key].any()))
 
 
 @every_head
@@ -197,7 +200,7 @@ def test_over_lora_with_the_tensors_of_op_lora_it_has_its_factors(shape):
 @pytest.mark.parametrize(("head", "lr"), [("zero", 0.1), ("random", 0.03)])
 @pytest.mark.parametrize("shape", [(9, 7), (7, 9)])
 def test_over_lora_it_trains_to_the_same_optimum(shape, head, lr):
-    target = lowrank(*shape, torch.tensor([1.0, 0.8, 0.2, 0.1]), seed=3)
+    target = lowrank(*shape, torch.tensor([1.0, 0.8, 0.2, 0.1], dtype=torch.float64), seed=3)
     loss, best = half_squared(target), 0.5 * (0.2**2 + 0.1**2)  # Eckart-Young for rank 2
     reached = []
     for method, rate in ((LoRA(2), 0.3), (OP(2, "lora", **SIZES, head=head), lr)):
@@ -206,6 +209,30 @@ def test_over_lora_it_trains_to_the_same_optimum(shape, head, lr):
             descend(method, params, loss, rate)
         reached.append(float(loss(method.weight(params))))
     assert reached == pytest.approx([best, best], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        OP(2, "lora", {"alpha": 3.0}, **SIZES, head="random"),
+        OP(2, "deep_lora", **SIZES),
+        OP(2, "vera", **SIZES),
+        OP(2, "lorta", **SIZES),
+        OP(2, "lora", **SIZES, head="random", shared=True),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("shape", [(8, 6), (5, 9)])
+def test_in_a_stack_the_engine_takes_the_steps_of_a_plain_loop(method, shape):
+    problem, rates, steps = Stack(shape=shape, ranks=(1, 2, 3)), (0.01, 0.05), 12
+    result = run(problem, method, SGD(), lr=rates, seeds=[3], steps=steps, dtype="float64", probes="all")
+    instance = problem.instance(3)
+    settings = Settings(steps, dtype=torch.float64)
+    for lr, loss in zip(rates, result.lanes.sort_values("lr").final_loss, strict=True):
+        params = initial_tensors(instance, 3, method, settings)
+        for _ in range(steps):
+            descend(method, params, half_squared(instance.target), lr)
+        assert loss == pytest.approx(float(half_squared(instance.target)(method.weight(params)).sum()), rel=1e-10)
 
 
 @pytest.mark.parametrize("name", ALONE)
@@ -258,7 +285,7 @@ def test_methods_that_move_their_own_tensors_are_refused_with_the_reason(name):
         OP(2, name)
 
 
-@pytest.mark.parametrize("name", set(METHODS) - {"op"})
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"op"}))
 def test_whatever_changes_tensors_outside_the_optimizer_is_refused_and_nothing_else(name):
     method = small(METHODS[name][0])
     acts = method.merges or method.directs or type(method).after_step is not Parameterization.after_step or name == "svd"

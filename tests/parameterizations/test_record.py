@@ -8,7 +8,7 @@ from by_hand import seeded
 
 from bench.lanes import Lanes
 from linalg import FactoredMatrix, Program
-from parameterizations import AdaLoRA, Deep, DeepLoRA, Flora, Full, LoRA, OPLoRA, Parameterization, SoRA, Step
+from parameterizations import OP, AdaLoRA, Deep, DeepLoRA, Flora, Full, LoRA, OPLoRA, Parameterization, SoRA, StelLA, Step
 
 F64 = torch.float64
 
@@ -56,6 +56,9 @@ METHODS = [
         for generators in ("shared", "separate")
     ),
     OPLoRA(2, hidden=70, embedding=30),
+    *(OP(2, over=over, hidden=5, embedding=4) for over in ("lora", "deep_lora", "full", "op_lora", "loha")),
+    OP(2, "lora", {"alpha": 3.0}, hidden=5, embedding=4, head="random"),
+    StelLA(2, diagonal=True),
     AdaLoRA(2),
     SoRA(3, alpha=5.0),
     Symmetric(),

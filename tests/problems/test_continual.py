@@ -154,7 +154,8 @@ def test_k_means_ends_at_means_of_what_is_nearest_to_them():
 
 
 @pytest.mark.parametrize(
-    ("options", "key"), [({"tasks": 0}, "tasks"), ({"rank": 7}, "rank"), ({"separation": -1}, "separation"), ({"clusters": 0}, "clusters")]
+    ("options", "key"),
+    [({"tasks": 0}, "tasks"), ({"rank": 7}, "rank"), ({"separation": -1}, "separation"), ({"clusters": 0}, "clusters")],
 )
 def test_an_option_out_of_range_is_refused_by_name(options, key):
     with pytest.raises(InputError, match=f"^{key}="):

@@ -14,9 +14,7 @@ def draw(seed=0, **options):
     return Federated(**({"shape": (9, 6), "clients": 3, "rank": 2} | options)).draw(seed, dtype=F64)
 
 
-@pytest.mark.parametrize(
-    ("share", "rows", "columns"), [("rows", 2, 6), ("columns", 6, 2), ("both", 2, 2), ("nothing", 6, 6)]
-)
+@pytest.mark.parametrize(("share", "rows", "columns"), [("rows", 2, 6), ("columns", 6, 2), ("both", 2, 2), ("nothing", 6, 6)])
 def test_clients_share_the_spaces_that_they_are_said_to(share, rows, columns):
     target = draw(share=share).target
     assert target.shape == (3, 9, 6)
@@ -72,7 +70,8 @@ def test_stacked_clients_have_the_gradients_of_autograd(reduction):
 
 
 @pytest.mark.parametrize(
-    ("options", "key"), [({"clients": 0}, "clients"), ({"rank": 7}, "rank"), ({"share": "all"}, "share"), ({"condition": 0.5}, "condition")]
+    ("options", "key"),
+    [({"clients": 0}, "clients"), ({"rank": 7}, "rank"), ({"share": "all"}, "share"), ({"condition": 0.5}, "condition")],
 )
 def test_an_option_out_of_range_is_refused_by_name(options, key):
     with pytest.raises(InputError, match=f"^{key}="):
