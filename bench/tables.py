@@ -120,12 +120,12 @@ def exceptions(quote: str = "") -> Iterator[str]:
         return ", ".join(f"{quote}{name}{quote}" for name in names) or "none"
 
     for name, accepted, refused in catalogue.partners():
-        reasons = "; ".join(f"does not train {listed(others)}: {reason}" for reason, others in refused.items())
-        if len(accepted) < len(catalogue.entries("parameterization")) / 2:
-            reasons = "; ".join(f"not others: {reason}" for reason in refused)
-            yield f"{quote}optimizer={name}{quote} trains {listed(accepted)}, {reasons}"
-        else:
-            yield f"{quote}optimizer={name}{quote} {reasons}"
+        reasons = sorted(refused.items(), key=lambda reason: len(reason[1]))  # the commonest last
+        few = len(accepted) < len(catalogue.entries("parameterization")) / 2
+        named = [f"not {listed(others)}: {reason}" for reason, others in (reasons[:-1] if few else reasons)]
+        rest = [f"not others: {reasons[-1][0]}"] if few else []
+        trains = f"trains {listed(accepted)}" if few else "trains most"
+        yield f"{quote}optimizer={name}{quote} {trains}; {'; '.join(named + rest)}"
     for axis, name, words, problems in catalogue.needs():
         yield f"{quote}{axis}={name}{quote} needs {' and '.join(words)}: {quote}problem{quote} is one of {listed(problems)}"
 

@@ -33,6 +33,16 @@ def check_number(key: str, value: Any, above: float | None = None, least: float 
     check(ok, key, value, " ".join(["a number", " and ".join(bounds)]).strip())
 
 
+def two_decays(key: str, values: Any, *, corrected: bool = True) -> tuple[float, float]:
+    """Decay rates of two moving averages as a tuple; below 1 where a bias correction divides by 1 - rate."""
+    check(isinstance(values, Collection) and len(values) == 2, key, values, "two numbers")
+    first, second = values
+    for value in (first, second):
+        check_number(key, value, least=0, most=1)
+        check(value < 1 or not corrected, key, values, "below 1: the bias correction divides by 1 - beta")
+    return first, second
+
+
 def check_shape(key: str, value: Any) -> None:
     ok = isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, Integral) and int(v) >= 1 for v in value)
     check(ok, key, value, "two positive integers, rows then columns")

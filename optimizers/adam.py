@@ -1,6 +1,5 @@
 """Adam: the step is the mean gradient over the root of the mean squared gradient, entry by entry."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar
@@ -8,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from linalg.checks import check, check_number
+from linalg.checks import check_number, two_decays
 from optimizers._optimizer import EVERY, Optimizer, in_rows
 
 LARGE = 8192  # entries of a lane
@@ -31,11 +30,7 @@ class Adam(Optimizer):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        check(isinstance(self.betas, Collection) and len(self.betas) == 2, "betas", self.betas, "two numbers")
-        object.__setattr__(self, "betas", tuple(self.betas))
-        for beta in self.betas:
-            check_number("betas", beta, least=0, most=1)
-            check(beta < 1, "betas", self.betas, "below 1: the bias correction divides by 1 - beta")
+        object.__setattr__(self, "betas", two_decays("betas", self.betas))
         check_number("eps", self.eps, least=0)
         check_number("weight_decay", self.weight_decay, least=0)
 

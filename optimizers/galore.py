@@ -1,7 +1,6 @@
 """GaLore: Adam on the gradient's leading singular directions."""
 
 import math
-from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from linalg import decomposable
-from linalg.checks import check, check_integer, check_number
+from linalg.checks import check_integer, check_number, two_decays
 from optimizers._matrix import MatrixRule
 from optimizers._optimizer import descend
 from optimizers.adamw import AdamW
@@ -46,11 +45,7 @@ class GaLore(MatrixRule):
         check_integer("rank", self.rank)
         check_integer("interval", self.interval)
         check_number("scale", self.scale, above=0)
-        check(isinstance(self.betas, Collection) and len(self.betas) == 2, "betas", self.betas, "two numbers")
-        object.__setattr__(self, "betas", tuple(self.betas))
-        for beta in self.betas:
-            check_number("betas", beta, least=0, most=1)
-            check(beta < 1, "betas", self.betas, "below 1: the bias correction divides by 1 - beta")
+        object.__setattr__(self, "betas", two_decays("betas", self.betas))
         check_number("eps", self.eps, above=0)
         check_number("weight_decay", self.weight_decay, least=0)
 

@@ -1,12 +1,11 @@
 """Lion: the step is the sign of an interpolated momentum, so that every entry moves by the learning rate."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from linalg.checks import check, check_number
+from linalg.checks import check_number, two_decays
 from optimizers._optimizer import Optimizer, descend
 
 
@@ -24,10 +23,7 @@ class Lion(Optimizer):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        check(isinstance(self.betas, Collection) and len(self.betas) == 2, "betas", self.betas, "two numbers")
-        object.__setattr__(self, "betas", tuple(self.betas))
-        for beta in self.betas:
-            check_number("betas", beta, least=0, most=1)
+        object.__setattr__(self, "betas", two_decays("betas", self.betas, corrected=False))
         check_number("weight_decay", self.weight_decay, least=0)
 
     def step_tensor(self, param, grad, state, name, lr, step):

@@ -6,11 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from linalg.checks import check_choice, check_number
+from linalg.checks import check_choice, check_number, two_decays
 from optimizers._gram import gram_power
 from optimizers._optimizer import State, descend
 from optimizers._pair import PairRule
-from optimizers.adam import Adam
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,9 @@ class LoRAPro(PairRule):
 
     def __post_init__(self) -> None:
         check_choice("rule", self.rule, ("sgd", "adamw"))
-        object.__setattr__(self, "betas", Adam(self.betas, self.eps, self.weight_decay).betas)  # which checks all three
+        object.__setattr__(self, "betas", two_decays("betas", self.betas))
+        check_number("eps", self.eps, least=0)
+        check_number("weight_decay", self.weight_decay, least=0)
         check_number("ridge", self.ridge, least=0)
 
     def init(self, params, rates=None, scale=1.0):

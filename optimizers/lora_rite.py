@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from linalg import decomposable
-from linalg.checks import check_number
+from linalg.checks import check_number, two_decays
 from optimizers._gram import spectral_map
 from optimizers._optimizer import State, descend
 from optimizers._pair import PairRule
-from optimizers.adam import Adam
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,8 @@ class LoRARITE(PairRule):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", Adam(self.betas, weight_decay=self.weight_decay).betas)  # which checks both
+        object.__setattr__(self, "betas", two_decays("betas", self.betas))
+        check_number("weight_decay", self.weight_decay, least=0)
         check_number("eps", self.eps, above=0)
         check_number("clip", self.clip, least=0)
 

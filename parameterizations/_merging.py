@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from linalg import InputError
-from linalg.checks import check_integer, check_number
+from linalg.checks import check_integer
 from linalg.random import uniform
 from parameterizations._parameterization import Parameterization, Params, Step
 
@@ -25,8 +25,6 @@ class Merging(Parameterization):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_integer("interval", self.interval, least=0)
-        if self.alpha is not None:
-            check_number("alpha", self.alpha, above=0)
 
     def initial(self, shape, generator, base, gradient):
         m, n = shape
@@ -38,10 +36,6 @@ class Merging(Parameterization):
 
     def factors(self, params):
         return params["left"], params["right"]
-
-    @property
-    def scaling(self) -> float:
-        return 1.0 if self.alpha is None else self.alpha / self.rank
 
     @property
     def merges(self):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from linalg import FactoredMatrix, InputError, Program, gaussian
-from linalg.checks import check_integer, check_rank, check_shape
+from linalg.checks import check_integer, check_number, check_rank, check_shape
 
 Params = dict[str, Tensor]
 Gradient = Callable[[Tensor], Tensor]
@@ -72,6 +72,8 @@ class Parameterization:
     def __post_init__(self) -> None:
         if hasattr(self, "rank"):
             check_integer("rank", self.rank)
+        if getattr(self, "alpha", None) is not None:
+            check_number("alpha", self.alpha, above=0)  # type: ignore[attr-defined]  # guarded by the line above
 
     def initial(
         self, shape: tuple[int, int], generator: torch.Generator | None, base: Tensor | None, gradient: Gradient | None
@@ -155,8 +157,9 @@ class Parameterization:
 
     @property
     def scaling(self) -> float:
-        """The number in front of the chain (LoRA's alpha / r)."""
-        return 1.0
+        """The number in front of the chain: alpha / r where a method has both and alpha is given, else 1."""
+        alpha, rank = getattr(self, "alpha", None), getattr(self, "rank", None)
+        return 1.0 if alpha is None or rank is None else float(alpha / rank)
 
     @property
     def frozen(self) -> tuple[str, ...]:

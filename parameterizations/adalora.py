@@ -1,14 +1,13 @@
 """AdaLoRA: P Λ Q, whose directions lose their place where they matter least, until a budget is met."""
 
 import math
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from linalg.checks import check, check_choice, check_integer, check_number
+from linalg.checks import check, check_choice, check_integer, check_number, two_decays
 from linalg.random import gaussian
 from parameterizations._diagonal import Diagonal
 from parameterizations._parameterization import Params, Step
@@ -54,10 +53,7 @@ class AdaLoRA(Diagonal):
             check_integer("start", self.start)
             check(self.start >= self.rank, "start", self.start, f"at least {self.rank}, the rank")
         check_choice("norm", self.norm, ("squared", "unsquared"))
-        check(isinstance(self.betas, Collection) and len(self.betas) == 2, "betas", self.betas, "two numbers")
-        object.__setattr__(self, "betas", tuple(self.betas))
-        for beta in self.betas:
-            check_number("betas", beta, least=0, most=1)
+        object.__setattr__(self, "betas", two_decays("betas", self.betas, corrected=False))
         for key in ("orthogonality", "warmup", "final"):
             check_number(key, getattr(self, key), least=0)
         check_integer("interval", self.interval)

@@ -7,7 +7,6 @@ from typing import ClassVar
 import torch
 
 from linalg import FactoredMatrix, InputError
-from linalg.checks import check_number
 from linalg.random import uniform
 from parameterizations._parameterization import Parameterization, Recorded
 
@@ -35,11 +34,6 @@ class CoLoR(Parameterization):
 
     rank: int = 8
     alpha: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.alpha is not None:
-            check_number("alpha", self.alpha, above=0)
 
     def initial(self, shape, generator, base, gradient):
         (m, n), r = shape, self.rank
@@ -87,10 +81,6 @@ class CoLoR(Parameterization):
     @property
     def frozen(self):
         return ("base", "kept_left", "kept_right")
-
-    @property
-    def scaling(self) -> float:
-        return 1.0 if self.alpha is None else self.alpha / self.rank
 
     @property
     def needs(self):

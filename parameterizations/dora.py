@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 
 from linalg import FactoredMatrix
-from linalg.checks import check_choice, check_number
+from linalg.checks import check_choice
 from linalg.random import uniform
 from parameterizations._dora import row_norms, weight_decomposed
 from parameterizations._parameterization import Parameterization
@@ -35,8 +35,6 @@ class DoRA(Parameterization):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.alpha is not None:
-            check_number("alpha", self.alpha, above=0)
         check_choice("detach_norm", self.detach_norm, (True, False))
 
     @property
@@ -52,14 +50,17 @@ class DoRA(Parameterization):
         }
 
     def weight(self, params, at=None):
-        scale = 1.0 if self.alpha is None else self.alpha / self.rank
-        change = scale * (params["left"] @ params["right"])
+        change = super().scaling * (params["left"] @ params["right"])
         detach = self.detach_norm and at is not None  # only while it is trained
         update = weight_decomposed(params["base"], change, params["magnitude"][..., None], detach=detach)
         return FactoredMatrix((update,), params["base"])
 
     def factors(self, params):
         return self.weight(params).factors
+
+    @property
+    def scaling(self) -> float:
+        return 1.0  # the factor is what the scale has already been taken into
 
     def reach(self, shape):
         return min(shape)

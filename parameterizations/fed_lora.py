@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from linalg import FactoredMatrix
-from linalg.checks import check, check_choice, check_integer, check_number
+from linalg.checks import check, check_choice, check_integer
 from linalg.random import uniform
 from parameterizations._parameterization import Parameterization, Recorded
 
@@ -49,8 +49,6 @@ class FedLoRA(Parameterization):
         check_integer("local_steps", self.local_steps)
         check_integer("weights", self.weights)
         check_choice("moments", self.moments, ("reset", "local"))
-        if self.alpha is not None:
-            check_number("alpha", self.alpha, above=0)
 
     def initial(self, shape, generator, base, gradient):
         m, n = shape
@@ -97,10 +95,6 @@ class FedLoRA(Parameterization):
     @property
     def frozen(self):
         return ("base", "right") if self.share == "left" else ("base",)
-
-    @property
-    def scaling(self) -> float:
-        return 1.0 if self.alpha is None else self.alpha / self.rank
 
     @property
     def needs(self):

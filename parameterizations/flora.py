@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 
 from linalg import InputError
-from linalg.checks import check_choice, check_integer, check_number
+from linalg.checks import check_choice, check_integer
 from linalg.random import gaussian
 from parameterizations._parameterization import Parameterization
 
@@ -42,10 +42,8 @@ class Flora(Parameterization):
     momentum: str = "carry"
 
     def __post_init__(self) -> None:
-        check_integer("rank", self.rank)
+        super().__post_init__()
         check_integer("interval", self.interval, least=0)
-        if self.alpha is not None:
-            check_number("alpha", self.alpha, above=0)
         check_choice("momentum", self.momentum, ("carry", "reset"))
 
     def initial(self, shape, generator, base, gradient):
@@ -58,10 +56,6 @@ class Flora(Parameterization):
 
     def factors(self, params):
         return params["left"], params["right"]
-
-    @property
-    def scaling(self) -> float:
-        return 1.0 if self.alpha is None else self.alpha / self.rank
 
     @property
     def frozen(self):

@@ -6,7 +6,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from linalg.checks import check_number
 from linalg.random import gaussian
 from parameterizations._parameterization import Parameterization
 
@@ -29,11 +28,6 @@ class LoHa(Parameterization):
     rank: int = 8
     alpha: float | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.alpha is not None:
-            check_number("alpha", self.alpha, above=0)
-
     def initial(self, shape, generator, base, gradient):
         m, n = shape
         return {
@@ -48,10 +42,6 @@ class LoHa(Parameterization):
         if self.rank**2 >= min(left_1.shape[-2], right_1.shape[-1]):
             return ((left_1 @ right_1) * (left_2 @ right_2),)
         return _row_products(left_1, left_2), _row_products(right_1.mT, right_2.mT).mT
-
-    @property
-    def scaling(self) -> float:
-        return 1.0 if self.alpha is None else self.alpha / self.rank
 
     def reach(self, shape):
         return min(self.rank**2, *shape)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from linalg.checks import check, check_choice, check_integer, check_number
+from linalg.checks import check, check_choice, check_integer
 from linalg.random import uniform
 from parameterizations._parameterization import Parameterization
 
@@ -37,8 +37,6 @@ class LoKr(Parameterization):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.alpha is not None:
-            check_number("alpha", self.alpha, above=0)
         check_integer("factor", self.factor, least=-1)
         check(self.factor != 0, "factor", self.factor, "-1 or an integer of at least 1")
         check_choice("decompose_both", self.decompose_both, (True, False))
@@ -61,10 +59,6 @@ class LoKr(Parameterization):
     def factors(self, params):
         (left_1, right_1), (left_2, right_2) = (_narrowest(params, name) for name in ("first", "second"))
         return kronecker(left_1, left_2), kronecker(right_1, right_2)
-
-    @property
-    def scaling(self) -> float:
-        return 1.0 if self.alpha is None else self.alpha / self.rank
 
     def reach(self, shape):
         (a, b), (c, d) = (split(side, self.factor) for side in shape)

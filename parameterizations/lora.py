@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 
 from linalg import FactoredMatrix, InputError
-from linalg.checks import check_choice, check_number
+from linalg.checks import check_choice
 from parameterizations._lora_schemes import NEED_BASE, RANDOM, SCHEMES, SPLIT, gradient_pair, singular_pair
 from parameterizations._parameterization import Parameterization, Scheme
 
@@ -44,8 +44,6 @@ class LoRA(Parameterization):
         super().__post_init__()
         check_choice("init", self.init, SCHEMES)
         check_choice("rslora", self.rslora, (True, False))
-        if self.alpha is not None:
-            check_number("alpha", self.alpha, above=0)
         object.__setattr__(self, "init", Scheme(self.init, self))
 
     def __setstate__(self, state):

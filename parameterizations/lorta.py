@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import torch
 
-from linalg.checks import check_number
 from linalg.random import uniform
 from parameterizations._parameterization import Parameterization
 
@@ -30,11 +29,6 @@ class LoRTA(Parameterization):
     rank: int = 8
     alpha: float | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.alpha is not None:
-            check_number("alpha", self.alpha, above=0)
-
     @property
     def needs(self):
         return ("layers",)
@@ -57,7 +51,3 @@ class LoRTA(Parameterization):
             left, right = left[..., None, :, :], right[..., None, :, :]
             right = right.expand(*core.shape[:-1], *right.shape[-2:])
         return left * core[..., None, :], right
-
-    @property
-    def scaling(self) -> float:
-        return 1.0 if self.alpha is None else self.alpha / self.rank

@@ -42,10 +42,9 @@ class OPLoRA(Parameterization):
     generators: str = "shared"
 
     def __post_init__(self) -> None:
-        for name in ("rank", "hidden", "embedding"):
+        super().__post_init__()
+        for name in ("hidden", "embedding"):
             check_integer(name, getattr(self, name))
-        if self.alpha is not None:
-            check_number("alpha", self.alpha, above=0)
         check_number("embedding_scale", self.embedding_scale, above=0)
         check_choice("head", self.head, ("zero", "rezero"))
         check_choice("generators", self.generators, ("shared", "separate"))
@@ -113,7 +112,3 @@ class OPLoRA(Parameterization):
 
         outer = {f"{factor}_head_weight": (places[factor][..., None], hidden[prefix].mT) for factor, prefix in self._trunks.items()}
         return Recorded(weight, (self._matrix(left_place).mT, self._matrix(places["right"])), pull_back, outer)
-
-    @property
-    def scaling(self) -> float:
-        return 1.0 if self.alpha is None else self.alpha / self.rank

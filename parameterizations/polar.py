@@ -32,8 +32,6 @@ class PoLAR(Parameterization):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.alpha is not None:
-            check_number("alpha", self.alpha, above=0)
         check_number("regularization", self.regularization, least=0)
 
     def initial(self, shape, generator, base, gradient):
@@ -46,10 +44,6 @@ class PoLAR(Parameterization):
 
     def factors(self, params):
         return params["left"], params["core"], params["right"]
-
-    @property
-    def scaling(self) -> float:
-        return 1.0 if self.alpha is None else self.alpha / self.rank
 
     def direct(self, params, grads, at):
         for point, gradient in ((params["left"], grads["left"]), (params["right"].mT, grads["right"].mT)):

@@ -38,8 +38,6 @@ class SoRA(Diagonal):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.alpha is not None:
-            check_number("alpha", self.alpha, above=0)
         check_number("xi", self.xi, least=0)
         check_choice("proximal", self.proximal, ("soft", "authors"))
 
@@ -50,10 +48,6 @@ class SoRA(Diagonal):
             "gate": gaussian(self.rank, generator=generator),
             "right": uniform(self.rank, n, bound=1 / math.sqrt(n), generator=generator),
         }
-
-    @property
-    def scaling(self) -> float:
-        return 1.0 if self.alpha is None else self.alpha / self.rank
 
     def after_step(self, params, grads, state, at):
         if at.lr is None:

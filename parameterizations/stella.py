@@ -42,8 +42,6 @@ class StelLA(Parameterization):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.alpha is not None:
-            check_number("alpha", self.alpha, above=0)
         check_choice("diagonal", self.diagonal, (True, False))
         check_number("scale", self.scale, least=0)
         if self.width is not None:
@@ -61,10 +59,6 @@ class StelLA(Parameterization):
     def factors(self, params):
         left, core, right = (params[name] for name in ("left", "core", "right"))
         return left, torch.diag_embed(core) if self.diagonal else core, right
-
-    @property
-    def scaling(self) -> float:
-        return 1.0 if self.alpha is None else self.alpha / self.rank
 
     def direct(self, params, grads, at):
         for side in SIDES:
