@@ -17,14 +17,18 @@ from problems import Continual, Federated, LeastSquares, LinearRegression, Matri
 
 @dataclass(frozen=True)
 class OwnKind(Problem):
-    """½ ‖W - M‖² for an M that the method holds at other values of what it trains: others it may not reach."""
+    """½ ‖W - M‖² for an M that the method holds at other values of what it trains: others it may not reach.
+
+    Signs are those of the start: VeRA's d, for one, does not cross zero without a rise of the loss.
+    """
 
     method: Parameterization
 
     def instance(self, seed):
         params = self.method.init((10, 8), generator=generator(seed, "init"), dtype=torch.float64)
         for i, name in enumerate(sorted(set(params) - set(self.method.frozen))):
-            params[name] = gaussian(*params[name].shape, seed=seed + i)
+            drawn, start = gaussian(*params[name].shape, seed=seed + i), params[name]
+            params[name] = torch.where(start == 0, drawn, drawn.abs() * start.sign())
         target = self.method.weight(params).dense()
         return LeastSquares(target / torch.linalg.matrix_norm(target, 2), torch.ones((), dtype=torch.float64))
 
