@@ -14,7 +14,7 @@ from parameterizations._parameterization import Parameterization, Params, Step
 
 @dataclass(frozen=True)
 class Merging(Parameterization):
-    """Base class. After every `interval` steps B A joins the base, B = 0, A is drawn anew, and `restart` sees to the rest."""
+    """Base class. After every `interval` steps B A joins the base, and `restart` sees to the rest."""
 
     pair: ClassVar[str] = "stored"
 
@@ -48,15 +48,18 @@ class Merging(Parameterization):
         last = at.step + 1 == at.steps  # nothing comes that another pair could learn
         if not self.merges or (at.step + 1) % self.interval or last:
             return
-        left, right = params["left"], params["right"]
         params["base"] = self.weight(params).dense()
-        right.copy_(torch.erf(at.gaussian_like(right) / math.sqrt(2)) / math.sqrt(right.shape[-1]))  # uniform, as at the start
-        left.zero_()
         self.restart(params, state, at)
 
     def restart(self, params: Params, state: Any, at: Step) -> None:
-        """What becomes of the optimizer's moments, and of anything else that belongs to the pair."""
+        """Start another pair from B = 0: what becomes of A, and of the optimizer's moments."""
         raise NotImplementedError(f"{type(self).__name__} must define restart()")
+
+    def draw_again(self, params: Params, at: Step) -> None:
+        """B = 0, and A uniform as at the start, in place."""
+        right = params["right"]
+        right.copy_(torch.erf(at.gaussian_like(right) / math.sqrt(2)) / math.sqrt(right.shape[-1]))
+        params["left"].zero_()
 
     def export(self, params):
         if self.merges:

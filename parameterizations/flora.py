@@ -6,16 +6,15 @@ from typing import ClassVar
 
 import torch
 
-from linalg import InputError
-from linalg.checks import check_choice, check_integer
+from linalg.checks import check_choice
 from linalg.random import gaussian
-from parameterizations._parameterization import Parameterization
+from parameterizations._merging import Merging
 
 FIRST_MOMENTS = ("momentum", "exp_avg")
 
 
 @dataclass(frozen=True)
-class Flora(Parameterization):
+class Flora(Merging):
     """B A with A ~ N(0, 1/r) frozen; after every `interval` steps B A joins the base, B = 0 and A is drawn anew.
 
     Args:
@@ -35,15 +34,13 @@ class Flora(Parameterization):
     """
 
     reference: ClassVar[str] = "Hao et al. 2024, arXiv 2402.03293"
+    pair: ClassVar[str] = ""  # A stays as drawn
 
-    rank: int = 8
     interval: int = 20
-    alpha: float | None = None
     momentum: str = "carry"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_integer("interval", self.interval, least=0)
         check_choice("momentum", self.momentum, ("carry", "reset"))
 
     def initial(self, shape, generator, base, gradient):
@@ -54,26 +51,12 @@ class Flora(Parameterization):
             "base": torch.zeros(shape, dtype=torch.float64) if base is None else base,
         }
 
-    def factors(self, params):
-        return params["left"], params["right"]
-
     @property
     def frozen(self):
         return ("base", "right")
 
-    @property
-    def merges(self):
-        return self.interval > 0
-
-    def reach(self, shape):
-        return min(shape) if self.merges else min(self.rank, *shape)
-
-    def after_step(self, params, grads, state, at):
-        last = at.step + 1 == at.steps  # nothing comes that could use another projection
-        if not self.merges or (at.step + 1) % self.interval or last:
-            return
+    def restart(self, params, state, at):
         old = params["right"]
-        params["base"] = self.weight(params).dense()
         params["right"] = at.gaussian_like(old) / math.sqrt(self.rank)
         params["left"].zero_()
         if self.momentum == "reset":
@@ -84,8 +67,3 @@ class Flora(Parameterization):
                 moment.copy_(moment @ (old @ params["right"].mT))
             else:
                 moment.copy_(moment.mean(-1, keepdim=True).expand_as(moment))
-
-    def export(self, params):
-        if self.merges:
-            raise InputError("flora: no LoRA pair holds a weight that merges; interval=0 keeps one projection and exports")
-        return super().export(params)

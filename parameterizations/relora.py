@@ -63,6 +63,7 @@ class ReLoRA(Merging):
         super().after_step(params, grads, state, at)
 
     def restart(self, params, state, at):
+        self.draw_again(params, at)
         for name in ("left", "right"):
             moments = list(state[name].values())
             if self.momentum == "reset" or any(moment.shape != params[name].shape for moment in moments):

@@ -52,6 +52,7 @@ class XGBLoRA(Merging):
         return chosen[:, None, :, None, None]
 
     def restart(self, params, state, at):
+        self.draw_again(params, at)
         at.memory.pop("chosen", None)
         for name in ("left", "right"):
             state.reset(name)
