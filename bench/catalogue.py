@@ -26,6 +26,7 @@ NEEDS = {
     "layers": "a stack of weights",
     "quadratic": "a loss that is quadratic in the weight",
     "target": "a matrix to approximate, all of it observed",
+    "clients": "clients, each with a weight of its own",
     "tasks": "tasks that come one after the other",
 }
 

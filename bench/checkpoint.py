@@ -28,6 +28,7 @@ def save(block: Block) -> dict[str, Tensor]:
         **{f"memory/{name}": tensor for name, tensor in block.at.memory.items()},
         **{f"streams/{i}": stream.get_state() for i, stream in streams},
         "lr": block.lr,
+        "step": torch.tensor(block.at.step),
     }
     return {name: tensor.detach().clone() for name, tensor in saved.items()}
 
@@ -67,5 +68,6 @@ def load(block: Block, saved: Mapping[str, Tensor]) -> None:
     streams = of("streams")
     for i, stream in enumerate(chain(block.at.generators, block.batches.generators)):
         stream.set_state(streams[str(i)])
-    block.buffers.set_rates(block.lr)
+    block.at.step = block.batches.step = int(saved["step"])
+    block.restart_rates()
     block.prepare()

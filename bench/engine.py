@@ -170,7 +170,7 @@ class Block:
                 if settings.probes == "all" and step in coarse:
                     result.spectra[step] = self.spectrum()
                 result.probe_seconds += self.now() - paused
-                late = self.timeout is not None and time.perf_counter() - started > self.timeout
+                late = not last and self.timeout is not None and time.perf_counter() - started > self.timeout
                 before = None
             if last or late or none_left:
                 break
@@ -189,7 +189,8 @@ class Block:
 
     @torch.no_grad()
     def find_gradients(self, step: int) -> None:
-        """Leave in `grads` what the loss has for gradients at the present parameters, on that step's batch."""
+        """Leave in `grads` what the rule is to follow at the present parameters, on that step's batch: the loss's gradients, and
+        what preconditioning, penalties and directions make of them; for tangent rules see `SVD.record_tangent`."""
         self.at.step = self.batches.step = step
         self.batch = self.instance.batch(self.batches)
         self.program()
@@ -231,6 +232,12 @@ class Block:
         for name, gradient in zip(leaves, found, strict=True):
             if gradient is not None:
                 self.grads[name].add_(gradient)
+
+    def restart_rates(self) -> None:
+        """Take up `lr` and counts that have been put in place of others."""
+        self._factor = 1.0
+        self.buffers.set_rates(self.lr)
+        self.buffers.share_count()
 
     @property
     def hooked(self) -> bool:
@@ -334,8 +341,12 @@ def capture_on(device: torch.device) -> Callable[[Callable[[], None]], Callable[
 def initial_tensors(instance: Instance, seed: int, parameterization: Parameterization, settings: Settings) -> Params:
     """One seed's tensors: every rate of the seed starts from them."""
 
+    batch = None
+    if getattr(instance, "tasks", 1) > 1:  # later tasks are not known yet
+        batch = instance.batch(Step(0, settings.steps, [generator(seed, "first batch")]))
+
     def gradient(weight: Tensor) -> Tensor:
-        (grad,) = instance.gradient(FactoredMatrix((weight.to(dtype=settings.dtype, device=settings.device),)))
+        (grad,) = instance.gradient(FactoredMatrix((weight.to(dtype=settings.dtype, device=settings.device),)), batch)
         assert grad is not None
         return grad
 

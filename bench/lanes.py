@@ -76,11 +76,16 @@ class Buffers:
         self._unformed = 0  # entries of gradients that stay outer products
         if optimizer.elementwise:
             self._whole = optimizer.init({WHOLE: self._params})
-            self._whole.counts[WHOLE] = self.state.counts[EVERY]
+            self.share_count()
             for moment, buffer in self._whole[WHOLE].items():
                 for name, view in lanes.views(buffer).items():
                     self.state[name][moment] = view
         self.set_rates(lr)
+
+    def share_count(self) -> None:
+        """Let the buffer taken as one tensor count with all names, where they have one count."""
+        if self._whole is not None and EVERY in self.state.counts:
+            self._whole.counts[WHOLE] = self.state.counts[EVERY]
 
     @property
     def bytes(self) -> int:

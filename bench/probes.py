@@ -31,6 +31,8 @@ def coarse_grid(steps: int) -> set[int]:
 def basic(weight: FactoredMatrix, before: FactoredMatrix | None, grads: Params, dtype: torch.dtype) -> dict[str, Tensor]:
     """Step length, gradient norm, conditions of the product and the factors, and ranks of the weight: (lanes) each.
 
+    The gradient's norm is that of what the rule follows, which preconditioning, penalties and directions have a part in.
+
     Args:
         before: the weight one step earlier, None at the start.
         dtype: what the run trains in: it sets the threshold of the numerical rank.

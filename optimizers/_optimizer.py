@@ -18,8 +18,12 @@ class State(dict[str, dict[str, Tensor]]):
     """Moments by parameter name, {name: {moment: tensor}}, with the multipliers of the learning rate.
 
     `counts` holds, by name, how many gradients the moments have seen: a tensor (), so that a captured graph counts on. While
-    it is the same for all names it may stand under `EVERY`. `restarted` are the names whose moments have been reset.
+    it is the same for all names it may stand under `EVERY`. `restarted` are the names whose moments have been reset, `scale`
+    is the number in front of the product of a pair, and `entrywise` says whether every moment belongs to the entry of its tensor
+    in the same place.
     """
+
+    entrywise = False
 
     def __init__(
         self, moments: Mapping[str, dict[str, Tensor]], rates: Mapping[str, float] | None = None, scale: float = 1.0
@@ -103,7 +107,9 @@ class Optimizer:
             scale: the number in front of the product of a pair.
         """
         moments = {name: {moment: torch.zeros_like(tensor) for moment in self.moments} for name, tensor in params.items()}
-        return State(moments, rates, scale)
+        state = State(moments, rates, scale)
+        state.entrywise = self.elementwise
+        return state
 
     @torch.no_grad()
     def update(

@@ -55,6 +55,8 @@ class GeoLoRA(TangentRule):
         check_choice("moments_at_augmentation", self.moments_at_augmentation, ("reset", "rotate"))
 
     def init(self, params, rates=None, scale=1.0):
+        if params["left"].ndim > 4:  # (seeds, rates, layers, m, R)
+            self._check_budget(params["left"].shape[2])
         moments = CORE_RULES[self.core_rule].moments if self.coefficient_steps else ()
         kept = {moment: torch.zeros_like(params["core"]) for moment in moments}
         return State({name: dict(kept) if name == "core" else {} for name in params}, rates, scale)
@@ -96,8 +98,7 @@ class GeoLoRA(TangentRule):
             count = (tails >= self.tolerance * tails[..., :1]).sum(-1)
             return torch.minimum(count.clamp(min=self.min_rank), most)
         layers = values.shape[-2] if stack else 1
-        if self.budget < layers * self.min_rank:
-            raise InputError(f"budget={self.budget}: must be at least {layers * self.min_rank}, min_rank for each layer")
+        self._check_budget(layers)
         index = torch.arange(values.shape[-1], device=values.device)
         usable = index < most[..., None]
         ranked = values.masked_fill(index < self.min_rank, torch.inf).where(usable, -1.0)
@@ -105,6 +106,10 @@ class GeoLoRA(TangentRule):
         chosen = torch.zeros_like(pool, dtype=torch.bool)
         best = pool.argsort(dim=-1, descending=True, stable=True)[..., : self.budget]
         return (chosen.scatter(-1, best, True).view_as(ranked) & usable).sum(-1)
+
+    def _check_budget(self, layers: int) -> None:
+        if self.budget is not None and self.budget < layers * self.min_rank:
+            raise InputError(f"budget={self.budget}: must be at least {layers * self.min_rank}, min_rank for each layer")
 
     def replace(self, params: dict[str, Tensor], new: Factors, state: State) -> None:
         """Put new factors in the place of the old, and what Adam keeps into their bases."""

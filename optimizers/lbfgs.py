@@ -14,7 +14,7 @@ from optimizers._inverse_hessian import descent, remember
 from optimizers._line_search import strong_wolfe
 from optimizers._matrix import lane_dimensions
 from optimizers._optimizer import Optimizer, State
-from parameterizations import Step
+from parameterizations import Parameterization, Step
 
 HISTORY = "history"
 
@@ -55,7 +55,7 @@ class LBFGS(Optimizer):
         check_choice("line_search", self.line_search, ("none", "strong_wolfe"))
 
     def supports(self, parameterization):
-        if parameterization.merges:
+        if type(parameterization).after_step is not Parameterization.after_step:
             return "its curvature comes from its own steps, and this moves the weight between them"
         if parameterization.rates:
             return "it takes one learning rate for all tensors"

@@ -47,7 +47,8 @@ class Muon(MatrixRule):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        check_number("momentum", self.momentum, least=0, most=1)
+        check_number("momentum", self.momentum, least=0)
+        check(self.momentum < 1, "momentum", self.momentum, "below 1: a mean that never takes up a gradient stays at zero")
         check_choice("nesterov", self.nesterov, (True, False))
         check_choice("orthogonalize", self.orthogonalize, ("newton_schulz", "polar"))
         check_integer("ns_steps", self.ns_steps)

@@ -23,6 +23,13 @@ class TorchState(State):
     optimizers: list[pytorch.optim.Optimizer]
     lanes: list[dict[str, pytorch.nn.Parameter]]
 
+    def reset(self, name: str) -> None:
+        for optimizer in self.optimizers:
+            for lane in self.lanes:
+                if name in lane:
+                    optimizer.state.pop(lane[name], None)
+        self.restarted.add(name)
+
 
 @dataclass(frozen=True)
 class Torch(Optimizer):
@@ -54,6 +61,8 @@ class Torch(Optimizer):
         return hash((self.target, repr(sorted(self.options.items()))))
 
     def supports(self, parameterization: Parameterization) -> str | None:
+        if needs_closure(self.target) and (parameterization.penalizes or parameterization.directs):
+            return "its closure sees the loss alone"
         if parameterization.merges:
             return "it merges and restarts its factors, and a torch.optim optimizer keeps its moments to itself"
         return None

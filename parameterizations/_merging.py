@@ -55,6 +55,11 @@ class Merging(Parameterization):
         """Start another pair from B = 0: what becomes of A, and of the optimizer's moments."""
         raise NotImplementedError(f"{type(self).__name__} must define restart()")
 
+    @staticmethod
+    def carries(state: Any) -> bool:
+        """Whether the optimizer's moments are entry by entry, so that they can go on; bases, Gram matrices and seeds cannot."""
+        return bool(getattr(state, "entrywise", True))
+
     def draw_again(self, params: Params, at: Step) -> None:
         """B = 0, and A uniform as at the start, in place."""
         right = params["right"]

@@ -56,6 +56,10 @@ class AdaLoRA(Diagonal):
         object.__setattr__(self, "betas", two_decays("betas", self.betas, corrected=False))
         for key in ("orthogonality", "warmup", "final"):
             check_number(key, getattr(self, key), least=0)
+        both = self.warmup + self.final
+        check(
+            max(self.warmup, self.final) >= 1 or both <= 1, "final", self.final, f"at most {1 - self.warmup:g}, what warmup leaves"
+        )
         check_integer("interval", self.interval)
 
     def initial(self, shape, generator, base, gradient):

@@ -98,4 +98,4 @@ class FedLoRA(Parameterization):
 
     @property
     def needs(self):
-        return ("layers",)
+        return ("layers", "clients")

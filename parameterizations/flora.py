@@ -25,7 +25,8 @@ class Flora(Merging):
         momentum: what becomes of the optimizer's moments of B. `carry`: the first moment M goes to M A_old A_newᵀ, the
             paper's transfer; a second moment goes to its mean over each row, because the entries of a row of G Aᵀ have
             the same mean square ‖G_i‖²/r under every A (projected like M it could turn negative, and next to a carried
-            M a fresh one divides by single gradients). `reset`: all start from zero.
+            M a fresh one divides by single gradients); rules whose moments are not entry by entry start from zero all the same.
+            `reset`: all do.
 
     Carrying multiplies the energy of M by about 1 + (n + 1) / r each time: with momentum β it grows without bound
     unless κ > ln(1 + (n + 1) / r) / (2 ln 1/β). This is the form that trains factors; the optimizer of the same
@@ -59,7 +60,7 @@ class Flora(Merging):
         old = params["right"]
         params["right"] = at.gaussian_like(old) / math.sqrt(self.rank)
         params["left"].zero_()
-        if self.momentum == "reset":
+        if self.momentum == "reset" or not self.carries(state):
             state.reset("left")
             return
         for name, moment in state["left"].items():

@@ -18,8 +18,7 @@ class ReLoRA(Merging):
         interval: steps between restarts; 0 for none. The paper's 5000 of 20000 is for long training.
         alpha: None for r, so that the scale is 1.
         momentum: what becomes of the optimizer's moments of both factors. `prune`: those entries of each matrix stay where
-            the first moment is largest, the rest is zero; moments of another shape than the factor start from zero. `reset`:
-            all start from zero.
+            the first moment is largest, the rest is zero; moments that are not entry by entry start from zero. `reset`: all do.
         pruned: which share of the entries `prune` sets to zero.
         warmup: steps over which the learning rate climbs back linearly from zero after a restart; 0 for none.
 
@@ -66,7 +65,7 @@ class ReLoRA(Merging):
         self.draw_again(params, at)
         for name in ("left", "right"):
             moments = list(state[name].values())
-            if self.momentum == "reset" or any(moment.shape != params[name].shape for moment in moments):
+            if self.momentum == "reset" or not self.carries(state):
                 state.reset(name)
             elif moments:
                 small = ~largest(moments[0], self.pruned)

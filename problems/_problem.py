@@ -165,7 +165,8 @@ class Problem:
 
     `dtype` is what the problem trains in when nobody asks for another: float64 where rounding would decide the result.
     `provides` says what methods may need: `base`, a pretrained weight; `layers`, a stack of weights; `quadratic`, a loss that
-    is quadratic in the weight; `target`, a matrix that the loss is the distance to; `tasks`, tasks that come one after the other.
+    is quadratic in the weight; `target`, a matrix that the loss is the distance to; `tasks`, tasks that come one after
+    the other; `clients`, a stack of clients' weights.
     """
 
     reference: ClassVar[str] = ""

@@ -15,6 +15,8 @@ def active_task(step: int, steps: int | None, tasks: int) -> int:
         return 0
     if steps is None:
         raise InputError("steps=None: must be known for tasks that come one after the other")
+    if steps < tasks:
+        raise InputError(f"steps={steps}: must be at least {tasks}, one for each task")
     return min(step * tasks // steps, tasks - 1)
 
 

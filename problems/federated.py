@@ -36,7 +36,7 @@ class Federated(Problem):
     """
 
     reference: ClassVar[str] = "the linear case of Guo et al. 2024, arXiv 2410.01463"
-    provides: ClassVar[tuple[str, ...]] = ("quadratic", "layers")
+    provides: ClassVar[tuple[str, ...]] = ("quadratic", "layers", "clients")
 
     shape: tuple[int, int] = (32, 32)
     clients: int = 8

@@ -46,7 +46,7 @@ class RotatedDigits(Problem):
 
     @property
     def provides(self) -> tuple[str, ...]:  # type: ignore[override]  # tasks in time only in one setting
-        return ("base", "layers", "tasks") if self.setting == "continual" else ("base", "layers")
+        return ("base", "layers", *{"continual": ("tasks",), "federated": ("clients",)}.get(self.setting, ()))
 
     def check(self):
         check_choice("setting", self.setting, ("single", "continual", "federated"))
