@@ -7,7 +7,7 @@ from torch import Tensor
 
 from linalg import FactoredMatrix
 from problems._least_squares import shared_matmul
-from problems._problem import Instance
+from problems._problem import Instance, by_part
 
 Parts = tuple[Tensor, ...]
 
@@ -81,9 +81,7 @@ class Measurements(Instance):
         if self.sensing is not None:
             slope = (self.measured(parts, training) - remaining) * self.weight[..., None]
             gradient = shared_matmul(slope[..., None, :], self.sensing[..., training, :])[..., 0, :].unflatten(-1, self.shape)
-            if len(parts) == 1:
-                return (gradient,)
-            return (gradient @ parts[1].mT if wanted[0] else None), (parts[0].mT @ gradient if wanted[1] else None)
+            return by_part(gradient, parts, wanted)
         assert self.left_vectors is not None
         assert self.right_vectors is not None
         first, second = self._projected(parts, training)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from linalg import FactoredMatrix
-from problems._problem import Instance
+from problems._problem import Instance, by_part
 
 
 @dataclass(eq=False)
@@ -71,9 +71,7 @@ class Phaseless(Instance):
         z = self.project(update if base is None else update + base)
         slope = z - z.sgn() * self._magnitudes if self.amplitude else (z**2 - self.values) * z / (2 * self._mean)
         gradient = self.project_back(slope / slope.shape[-1])
-        if len(parts) == 1:
-            return (gradient,)
-        return (gradient @ parts[1].mT if wanted[0] else None), (parts[0].mT @ gradient if wanted[1] else None)
+        return by_part(gradient, parts, wanted)
 
     def measure(self, weight):
         dense = weight.dense()

@@ -143,6 +143,14 @@ class Instance:
         return cls(**stacked)
 
 
+def by_part(gradient: Tensor, parts: tuple[Tensor, ...], wanted: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+    """From dL/dW (..., m, n) to the gradient for the update itself, or for its pair; None where not wanted."""
+    if len(parts) == 1:
+        return (gradient,)
+    left, right = parts
+    return (gradient @ right.mT if wanted[0] else None), (left.mT @ gradient if wanted[1] else None)
+
+
 def run_once(
     record: Callable[..., None], parts: tuple[Tensor, ...], wanted: tuple[bool, ...], lead: torch.Size
 ) -> tuple[Tensor | None, ...]:

@@ -10,7 +10,7 @@ from linalg import FactoredMatrix
 from parameterizations.color import Routed
 from problems._least_squares import shared_matmul
 from problems._network import cross_entropy, layers_of, logits
-from problems._problem import Instance
+from problems._problem import Instance, by_part
 from problems._routing import active_task, of_task, routed, routing_accuracy, task_batch
 
 PARTS = ("train", "validation", "test")
@@ -100,9 +100,7 @@ class TwoLayer(Instance):
 
     def part_gradients(self, parts, base, wanted, batch):
         gradient = self.weight_gradient(FactoredMatrix(parts, base), batch)
-        if len(parts) == 1:
-            return (gradient,)
-        return (gradient @ parts[1].mT if wanted[0] else None), (parts[0].mT @ gradient if wanted[1] else None)
+        return by_part(gradient, parts, wanted)
 
     def weight_gradient(self, weight: FactoredMatrix, batch: Tensor | None = None) -> Tensor:
         """(..., L, n, n) by backpropagation."""

@@ -78,3 +78,22 @@ def test_a_checkpoint_of_another_configuration_is_refused(other):
 def test_what_torch_optim_keeps_cannot_be_saved():
     with pytest.raises(InputError, match="keeps its state to itself"):
         checkpoint.save(block(LoRA(rank=2), Torch()))
+
+
+@pytest.mark.parametrize("rule", [Adam(), SGD(momentum=0.9)])
+def test_a_block_that_has_gone_on_goes_back_schedule_and_counts_included(rule):
+    settings = Settings(12, schedule="linear", dtype=torch.float64)
+    drawn = [MatrixFactorization((9, 8)).draw(0, dtype=torch.float64)]
+    built = Block(drawn, LoRA(rank=2), rule, [0], [0.1], settings)
+    advance(built, 0, 5)
+    saved = checkpoint.save(built)
+    advance(built, 5, 6)
+    expected = built.weight().dense().clone()
+    checkpoint.load(built, saved)
+    assert built.at.step == 4
+    advance(built, 5, 6)
+    assert torch.equal(built.weight().dense(), expected)
+    built.state.reset("left")  # which splits the common count
+    checkpoint.load(built, saved)
+    advance(built, 5, 6)
+    torch.testing.assert_close(built.weight().dense(), expected, rtol=1e-12, atol=1e-14)

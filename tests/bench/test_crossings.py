@@ -6,12 +6,14 @@ from catalogue import members
 
 import optimizers
 from bench.engine import Block, Settings
+from linalg import InputError
 from optimizers import SOAP, Adam, Optimizer, Torch
-from parameterizations import CoLoR, FedLoRA, Flora, ReLoRA, XGBLoRA
+from parameterizations import SVD, AdaLoRA, CoLoR, FedLoRA, Flora, ReLoRA, XGBLoRA
 from problems import Continual, Federated, MatrixFactorization, Stack
 
 RULES = {name: cls() for name, found in members(optimizers, Optimizer).items() for cls in found}
 RULES["soap"] = SOAP(one_sided=True)  # a tall factor's gradient has a kernel, whose basis rounding chooses
+GEO = optimizers.GeoLoRA(budget=1)
 PAIRS = [
     (Flora(rank=4, interval=3), MatrixFactorization((9, 8))),
     (ReLoRA(rank=4, interval=3, warmup=1), MatrixFactorization((8, 9))),
@@ -58,3 +60,31 @@ def test_torchs_optimizers_restart_with_a_domain():
         trained(CoLoR(rank=2), Continual((9, 8), tasks=2, rank=2), rule, [0.01]) for rule in (Adam(), Torch("torch.optim.Adam"))
     )
     torch.testing.assert_close(ours.weight().dense(), theirs.weight().dense(), rtol=1e-8, atol=1e-10)
+
+
+def test_a_reset_of_one_tensor_leaves_the_other_its_count():
+    params = {"left": torch.ones(2, 2), "right": torch.ones(2, 2)}
+    rule = Adam()
+    state = rule.init(params)
+    for step in range(3):
+        rule.update(params, {name: torch.ones(2, 2) for name in params}, state, 0.1, step)
+    state.reset("left")
+    rule.update(params, {name: torch.ones(2, 2) for name in params}, state, 0.1, 3)
+    assert {name: int(state.counts[name]) for name in params} == {"left": 1, "right": 4}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: optimizers.Muon(momentum=1), r"^momentum=1: must be below 1"),
+        (lambda: AdaLoRA(warmup=0.6, final=0.6), r"^final=0.6: must be at most 0.4"),
+        (lambda: trained(CoLoR(rank=2), Continual((9, 8), tasks=9, rank=2), Adam(), [0.1]), r"^steps=8: must be at least 9"),
+        (
+            lambda: trained(SVD(rank=4), Stack((9, 8), ranks=(1, 2)), optimizers.GeoLoRA(budget=1), [0.1]),
+            r"^budget=1: .* at least 2",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
