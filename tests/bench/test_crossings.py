@@ -1,14 +1,17 @@
 """Every rule beside the methods that restart tensors and moments on the way: the step at which they do is crossed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from catalogue import members
 
 import optimizers
-from bench.engine import Block, Settings
+from bench.engine import Block, Settings, initial_tensors
 from linalg import InputError
 from optimizers import SOAP, Adam, Optimizer, Torch
-from parameterizations import SVD, AdaLoRA, CoLoR, FedLoRA, Flora, ReLoRA, XGBLoRA
+from optimizers._optimizer import EVERY
+from parameterizations import SVD, AdaLoRA, CoLoR, FedLoRA, Flora, LoRA, ReLoRA, XGBLoRA
 from problems import Continual, Federated, MatrixFactorization, Stack
 
 RULES = {name: cls() for name, found in members(optimizers, Optimizer).items() for cls in found}
@@ -71,6 +74,36 @@ def test_a_reset_of_one_tensor_leaves_the_other_its_count():
     state.reset("left")
     rule.update(params, {name: torch.ones(2, 2) for name in params}, state, 0.1, 3)
     assert {name: int(state.counts[name]) for name in params} == {"left": 1, "right": 4}
+
+
+def test_what_a_rule_counts_by_itself_stays_beside_the_common_count():
+    state = Adam().init({"left": torch.ones(2, 2), "right": torch.ones(2, 2)})
+    state.counts[EVERY] = torch.zeros(())  # as the engine does, for rules that step a buffer as one
+    for _ in range(3):
+        state.count("left", torch.ones(2, 2))
+    state.reset("right")
+    assert int(state.counts["left"]) == 3
+
+
+def test_the_first_gradient_knows_no_later_task():
+    problem, method = Continual((9, 8), tasks=3, rank=2), LoRA(rank=2, init="lora_ga")
+    known, other = problem.draw(0, dtype=torch.float64), problem.draw(0, dtype=torch.float64)
+    other.outputs[1:] += 1
+    first, second = (initial_tensors(replace(each), 0, method, Settings(9, dtype=torch.float64)) for each in (known, other))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    other.outputs[0] += 1
+    third = initial_tensors(replace(other), 0, method, Settings(9, dtype=torch.float64))
+    assert not torch.equal(first["left"], third["left"])
+
+
+def test_a_run_that_ends_just_too_late_has_ended():
+    class Late(Block):
+        def probe(self, before, coarse):
+            self.timeout = 0.0 if self.at.step == 8 else None
+            return super().probe(before, coarse)
+
+    drawn = [MatrixFactorization((9, 8)).draw(0, dtype=torch.float64)]
+    assert Late(drawn, LoRA(rank=2), Adam(), [0], [0.01], Settings(8, dtype=torch.float64)).run().status == [["ok"]]
 
 
 @pytest.mark.parametrize(
