@@ -11,6 +11,7 @@ import pandas as pd
 
 from bench.catalogue import name_of
 from bench.runs import Run, run
+from bench.stats import window_decades
 from linalg import InputError
 from linalg.checks import check, check_integer, check_number
 from optimizers import Optimizer
@@ -136,7 +137,7 @@ class Cell:
         while rates:
             runs["tune"].append(self._run(rates, self.tune, "none", advance))
             lanes = runs["tune"][-1].lanes
-            tried |= lanes["score"].clip(lower=lanes["resolution"]).groupby(lanes["lr"]).median().to_dict()
+            tried |= median_scores(lanes)
             inside |= lanes["remaining"].groupby(lanes["lr"]).median().to_dict()
             rates = self._beyond(tried, grid)
         chosen = best_rate(tried)
@@ -175,10 +176,10 @@ class Cell:
         return []
 
 
-def within(best: float) -> float:
-    """The most that may remain of the excess loss for a rate to be in the window: ten times the best's, but no more than half
-    way back from it to the start."""
-    return max(best, min(10 * best, (1 + best) / 2))
+def median_scores(lanes: pd.DataFrame) -> dict[float, float]:
+    """By rate, the median of the lanes' scores, those below rounding at their resolution."""
+    scores = lanes["score"].clip(lower=lanes["resolution"])
+    return {float(rate): float(score) for rate, score in scores.groupby(lanes["lr"]).median().items()}
 
 
 def best_rate(scores: dict[float, float]) -> float:
@@ -196,8 +197,7 @@ class CellResult:
     """A finished cell's tables: those of `Run` with a `role` column (tune or report), and what the tuning found.
 
     Args:
-        summary: chosen_lr, bracketed, window_decades (the width of the rates that leave at most `within` of the excess),
-            trials, grid, parameters, state_bytes.
+        summary: chosen_lr, bracketed, window_decades (see `bench.stats`), trials, grid, parameters, state_bytes.
         seconds: wall time of the steps and of the probes.
     """
 
@@ -225,12 +225,11 @@ class CellResult:
                 first += len(each.lanes)
         rates = sorted(scores)
         finite = np.isfinite(scores[chosen])
-        inside = [rate for rate in rates if finite and remaining[rate] <= within(remaining[chosen])]
         everything = [each for several in runs.values() for each in several]
         summary = {
             "chosen_lr": chosen if finite else None,
             "bracketed": bool(finite and rates[0] < chosen < rates[-1]),
-            "window_decades": float(np.log10(max(inside) / min(inside))) if inside else 0.0,
+            "window_decades": window_decades(remaining, chosen),
             "trials": len(rates),
             "grid": rates,
             **everything[0].cost,

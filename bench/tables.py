@@ -10,47 +10,36 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import catalogue, labels
+from bench import catalogue
 from bench.stats import median_interval
 from bench.store import Store
+from bench.stored import StoredCell
+from bench.study import Study
 
 
 def cell_table(store: Store, keys: list[str]) -> pd.DataFrame:
     """A row a cell: names with the settings that differ, the chosen rate, and the headline measure on the reporting seeds."""
+    study = Study.of(StoredCell(store, key) for key in keys)
     rows = []
-    for key in keys:
-        summary, lanes = store.summary(key), store.load(key, "lanes")
-        reported = lanes.loc[lanes["role"] == "report"]
-        values = reported["headline"].to_numpy() if len(reported) else np.array([np.inf])
-        steps = reported["steps_to_1e-02"].to_numpy() if len(reported) else np.array([np.inf])
-        median, low, high = median_interval(values)
+    for (problem, method), cell in study.cells.items():
+        median, low, high = median_interval(study.costs(problem, method, "headline").to_numpy())
+        steps = study.costs(problem, method, "steps_to_1e-02")
+        parameterization, _, optimizer = method.partition(" + ")
         rows.append(
             {
-                **{axis: summary[axis] for axis in catalogue.AXES},
+                "problem": problem,
+                "parameterization": parameterization,
+                "optimizer": optimizer,
                 "median": median,
                 "low": low,
                 "high": high,
-                "lr": summary["chosen_lr"],
-                "edge": not summary["bracketed"] and summary["trials"] > 1,
-                "window_decades": summary["window_decades"],
+                "lr": cell.summary["chosen_lr"],
+                "edge": not cell.summary["bracketed"] and cell.summary["trials"] > 1,
+                "window_decades": cell.summary["window_decades"],
                 "steps_to_target": float(np.median(steps)),
             }
         )
-    table = pd.DataFrame(rows)
-    settings = [labels.settings(store.config(key)) for key in keys]
-    for axis, wanted in (("problem", labels.of_problem), ("optimizer", of_optimizer), ("parameterization", of_the_rest)):
-        for _, group in table.groupby(axis):
-            named = labels.differences([settings[i] for i in group.index], wanted)
-            table.loc[group.index, axis] = [", ".join([name, *own]) for name, own in zip(group[axis], named, strict=True)]
-    return table
-
-
-def of_optimizer(path: str) -> bool:
-    return path.startswith("optimizer.")
-
-
-def of_the_rest(path: str) -> bool:
-    return labels.of_method(path) and not of_optimizer(path)
+    return pd.DataFrame(rows)
 
 
 def print_winners(store: Store, keys: list[str], console: Console | None = None) -> None:

@@ -12,7 +12,8 @@ from bench.plots.axes import View, tick_steps
 from bench.plots.curves import Curve, connect, draw_curves, note_row, reach, view_of
 from bench.plots.layout import finish, frame, name_panel, note, read_as, say
 from bench.plots.style import REFERENCE
-from bench.plots.sweep import Line, Panel, StoredCell
+from bench.plots.sweep import Line, Panel
+from bench.stored import StoredCell
 
 
 def figures(optimizer: str, panels: Sequence[Panel]) -> dict[str, Figure]:

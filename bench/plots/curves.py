@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 
 from bench.plots.axes import ROOM, SMALLEST, View, fit_view
 from bench.plots.layout import EXIT, size_of
-from bench.plots.quantiles import quantiles
 from bench.plots.style import NOTE
 from bench.plots.sweep import Line
+from bench.stats import quantiles
 
 MARKED = 7  # points a line that carry the method's marker, about
 CROWD = 8  # lines from which on bands are fainter

@@ -13,7 +13,8 @@ from bench.plots.axes import View, log_ticks, set_ticks
 from bench.plots.curves import Curve, connect, draw_curves, view_of
 from bench.plots.layout import finish, frame, name_panel, note, read_as, say
 from bench.plots.style import REFERENCE
-from bench.plots.sweep import Panel, StoredCell, spread
+from bench.plots.sweep import Panel
+from bench.stored import StoredCell, spread
 
 CHOSEN: dict[str, Any] = {"ms": 9, "markeredgecolor": "black", "markeredgewidth": 1.2, "ls": "none", "zorder": 6}
 

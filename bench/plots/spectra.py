@@ -12,7 +12,8 @@ from bench.plots.axes import SMALLEST, set_ticks
 from bench.plots.curves import Curve, draw_curves, view_of
 from bench.plots.layout import finish, frame, name_panel, read_as, say
 from bench.plots.style import TRUTH
-from bench.plots.sweep import Line, Panel, StoredCell, spread
+from bench.plots.sweep import Line, Panel
+from bench.stored import StoredCell, spread
 
 FEWEST = 16  # values are shown of each spectrum, or twice the rank where that is more
 TARGET: dict[str, Any] = {"color": TRUTH, "ls": (0, (4, 2)), "lw": 1.3, "label": "target", "zorder": 4}

@@ -183,7 +183,7 @@ def test_the_median_interval_covers_the_truth_as_often_as_it_says():
     rng = np.random.default_rng(0)
     hits = 0
     for _ in range(200):
-        median, low, high = median_interval(rng.standard_normal(25), resamples=400)
+        median, low, high = median_interval(rng.standard_normal(25))
         assert low <= median <= high
         hits += low <= 0 <= high
     assert 0.88 <= hits / 200 <= 1.0

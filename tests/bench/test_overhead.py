@@ -13,9 +13,10 @@ from bench import cli, composing, plots, process
 from bench.cli import main
 from bench.composing import covering, decisive
 from bench.overhead import Timing, share_outside
-from bench.plots.sweep import panels, spread
+from bench.plots.sweep import panels
 from bench.runs import columns, joined
 from bench.store import Store
+from bench.stored import spread
 from linalg import InputError
 
 QUICK = ["steps=5", "lr.count=2", "lr.extend=0", "seeds.tune=1", "seeds.report=1", "shape=[8,6]", "rank=2", "parameterization=lora"]

@@ -15,7 +15,7 @@ from bench import catalogue, plots
 from bench.cell import Cell, CellResult, LearningRates
 from bench.plots import condition, convergence, sensitivity, spectra
 from bench.plots.axes import fit_view
-from bench.plots.quantiles import quantiles
+from bench.stats import quantiles
 from bench.plots.style import COLOURS, Look, slots
 from bench.plots.sweep import panels
 from bench.store import Store

@@ -1,0 +1,120 @@
+"""Finished cells lined up as problems by methods, seeds paired: what tables, reports and claims are made of."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from bench.labels import QUIET, differences, of_problem, short, written
+from bench.stored import StoredCell
+from linalg import InputError
+
+SOLVED = {"remaining": 1e-12, "headline": 1e-6}  # costs below this are the same: float32 tells no more apart
+
+
+@dataclass(frozen=True)
+class Study:
+    """Cells by problem and method; a method is a parameterization and an optimizer, both with the settings that differ.
+
+    A setting of the run, such as `steps`, is part of a method's name only where one problem has several values of it.
+    """
+
+    cells: Mapping[tuple[str, str], StoredCell]
+
+    @classmethod
+    def of(cls, cells: Iterable[StoredCell]) -> "Study":
+        """Name the cells; those that still share both names are told apart by a piece of their key."""
+        listed = sorted(cells, key=lambda cell: cell.key)
+        problems = named(listed, "problem", of_problem)
+        within_problem = [path for path in _run_settings(listed) if _varies(listed, problems, path)]
+        methods = [
+            " + ".join(pair)
+            for pair in zip(
+                named(listed, "parameterization", lambda path: path.startswith("parameterization.") or path in within_problem),
+                named(listed, "optimizer", lambda path: path.startswith("optimizer.")),
+                strict=True,
+            )
+        ]
+        places = list(zip(problems, methods, strict=True))
+        twice = {place for place in places if places.count(place) > 1} if len(set(places)) < len(places) else set()
+        names = [
+            (problem, f"{method}, {cell.key[-6:]}" if (problem, method) in twice else method)
+            for cell, (problem, method) in zip(listed, places, strict=True)
+        ]
+        return cls(dict(sorted(zip(names, listed, strict=True), key=lambda item: item[0])))
+
+    @cached_property
+    def problems(self) -> list[str]:
+        return list(dict.fromkeys(problem for problem, _ in self.cells))
+
+    @cached_property
+    def methods(self) -> list[str]:
+        return sorted({method for _, method in self.cells})
+
+    def methods_on(self, problem: str) -> list[str]:
+        return [method for method in self.methods if (problem, method) in self.cells]
+
+    def shared(self, methods: Sequence[str]) -> list[str]:
+        """The problems that all of these methods ran on."""
+        return [problem for problem in self.problems if all((problem, method) in self.cells for method in methods)]
+
+    def costs(self, problem: str, method: str, measure: str = "remaining") -> pd.Series:
+        """A column of the reporting lanes by seed, infinite where a seed diverged or no rate was found to report.
+
+        Args:
+            measure: a column of `lanes`, such as remaining, headline, final_loss or steps_to_1e-02.
+
+        Raises:
+            InputError: where the cell lacks the measure.
+        """
+        cell = self.cells[problem, method]
+        return reported_costs(cell, measure)
+
+    def pairs(self, problem: str, a: str, b: str, measure: str = "remaining") -> tuple[np.ndarray, np.ndarray]:
+        """(k,) costs of two methods on the same seeds.
+
+        Raises:
+            InputError: where their reporting seeds differ: such costs have no pairs.
+        """
+        first, second = (self.costs(problem, method, measure) for method in (a, b))
+        if list(first.index) != list(second.index):
+            raise InputError(
+                f"seeds.report: {a} ran on {list(first.index)} of {problem}, {b} on {list(second.index)}; pairs need the same"
+            )
+        return first.to_numpy(), second.to_numpy()
+
+
+def reported_costs(cell: StoredCell, measure: str) -> pd.Series:
+    """What `Study.costs` gives, of one cell."""
+    if measure not in cell.lanes:
+        raise InputError(f"measure={measure!r}: must be one of {', '.join(cell.lanes.columns)}")
+    seeds = sorted(cell.config["seeds"]["report"])
+    costs = cell.reported.set_index("seed")[measure].astype(float).reindex(seeds, fill_value=np.inf)
+    return costs.clip(lower=SOLVED.get(measure, -np.inf))
+
+
+def named(cells: Sequence[StoredCell], axis: str, wanted: Callable[[str], bool]) -> list[str]:
+    """The name of each cell on an axis, with the settings in which cells of that name differ."""
+    names = [cell.summary[axis] for cell in cells]
+    labels = list(names)
+    for name in set(names):
+        group = [i for i, each in enumerate(names) if each == name]
+        for i, own in zip(group, differences([cells[i].settings for i in group], wanted), strict=True):
+            labels[i] = ", ".join([name, *own])
+    return labels
+
+
+def _run_settings(cells: Sequence[StoredCell]) -> list[str]:
+    """Paths of what is neither the problem's nor the parameterization's nor the optimizer's."""
+    paths = dict.fromkeys(path for cell in cells for path in cell.settings)
+    return [path for path in paths if path not in QUIET and short(path) == path]
+
+
+def _varies(cells: Sequence[StoredCell], problems: Sequence[str], path: str) -> bool:
+    """Whether cells of one problem have several values of a setting."""
+    values: dict[str, set[str]] = {}
+    for cell, problem in zip(cells, problems, strict=True):
+        values.setdefault(problem, set()).add(written(path, cell.settings.get(path)))
+    return any(len(found) > 1 for found in values.values())
