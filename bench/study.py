@@ -107,9 +107,9 @@ def named(cells: Sequence[StoredCell], axis: str, wanted: Callable[[str], bool])
 
 
 def _run_settings(cells: Sequence[StoredCell]) -> list[str]:
-    """Paths of what is neither the problem's nor the parameterization's nor the optimizer's."""
+    """Paths of what is neither the problem's nor the parameterization's nor the optimizer's; seeds are nobody's settings."""
     paths = dict.fromkeys(path for cell in cells for path in cell.settings)
-    return [path for path in paths if path not in QUIET and short(path) == path]
+    return [path for path in paths if path not in QUIET and short(path) == path and not path.startswith("seeds.")]
 
 
 def _varies(cells: Sequence[StoredCell], problems: Sequence[str], path: str) -> bool:

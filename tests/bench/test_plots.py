@@ -15,9 +15,9 @@ from bench import catalogue, plots
 from bench.cell import Cell, CellResult, LearningRates
 from bench.plots import condition, convergence, sensitivity, spectra
 from bench.plots.axes import fit_view
-from bench.stats import quantiles
 from bench.plots.style import COLOURS, Look, slots
 from bench.plots.sweep import panels
+from bench.stats import quantiles
 from bench.store import Store
 from linalg import InputError
 from optimizers import SGD, Adam
