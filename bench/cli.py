@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 
-from bench import catalogue, config, process, tables
+from bench import catalogue, compare, config, process, tables
 from bench.composing import checked_in_advance
 from bench.jobs import describe, job
 from bench.overhead import Timing
@@ -29,6 +29,7 @@ HELP = """usage: python -m bench [OVERRIDE ...]           run a sweep: any keys 
        python -m bench list                     what there is on each axis, and what does not go together
        python -m bench plot [FIGURE ...]        draw a sweep's figures again from what is stored
        python -m bench table                    print a sweep's table of winners again
+       python -m bench compare A B              two methods, or two folders of results, on the same seeds
        python -m bench COMMAND --help           a command's options
 
 examples:
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     started = time.time() - (process.age() if arguments is None else 0.0)
     arguments = sys.argv[1:] if arguments is None else arguments
-    commands = {"list": list_axes, "plot": plot, "table": table}
+    commands = {"list": list_axes, "plot": plot, "table": table, "compare": compare.main}
     try:
         if arguments[:1] in (["--help"], ["-h"], ["help"]):
             print(HELP)

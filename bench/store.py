@@ -161,9 +161,9 @@ def write(path: Path, text: str) -> None:
         partial.write_text(text)
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
+def write_table(path: Path, table: pd.DataFrame, compression: str = "snappy") -> None:
     with replacing(path) as partial:
-        table.to_parquet(partial, index=False)
+        table.to_parquet(partial, index=False, compression=compression)
 
 
 def provenance(cell: Cell, result: CellResult, started: float, cpu_started: float) -> dict[str, Any]:

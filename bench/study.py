@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from bench.cell import best_rate, median_scores
 from bench.labels import QUIET, differences, of_problem, short, written
 from bench.stored import StoredCell
 from linalg import InputError
@@ -60,6 +62,31 @@ class Study:
         """The problems that all of these methods ran on."""
         return [problem for problem in self.problems if all((problem, method) in self.cells for method in methods)]
 
+    def where(self, **settings: Any) -> "Study":
+        """The cells whose names and settings are these, with the names that they have here.
+
+        Args:
+            settings: problem, parameterization or optimizer by name, and any setting by its path with two underscores for a dot,
+                such as parameterization__rank=4 or lr__count=9.
+        """
+        wanted = {path.replace("__", "."): value for path, value in settings.items()}
+
+        def fits(cell: StoredCell) -> bool:
+            return all(cell.summary.get(path, cell.settings.get(path)) == value for path, value in wanted.items())
+
+        return Study({place: cell for place, cell in self.cells.items() if fits(cell)})
+
+    def preferred(self, problem: str, methods: Iterable[str]) -> str:
+        """Of several methods the one that the tuning seeds prefer at its best rate; the first by name of those that tie.
+
+        Raises:
+            InputError: where none of them ran on the problem.
+        """
+        scores = {method: tuned_score(self.cells[problem, method]) for method in sorted(methods) if (problem, method) in self.cells}
+        if not scores:
+            raise InputError(f"problem={problem}: none of these methods ran on it")
+        return min(scores, key=scores.__getitem__)
+
     def costs(self, problem: str, method: str, measure: str = "remaining") -> pd.Series:
         """A column of the reporting lanes by seed, infinite where a seed diverged or no rate was found to report.
 
@@ -93,6 +120,12 @@ def reported_costs(cell: StoredCell, measure: str) -> pd.Series:
     seeds = sorted(cell.config["seeds"]["report"])
     costs = cell.reported.set_index("seed")[measure].astype(float).reindex(seeds, fill_value=np.inf)
     return costs.clip(lower=SOLVED.get(measure, -np.inf))
+
+
+def tuned_score(cell: StoredCell) -> float:
+    """The median score on the tuning seeds at the best rate: what a choice between methods may go by."""
+    scores = median_scores(cell.tuned)
+    return scores[best_rate(scores)]
 
 
 def named(cells: Sequence[StoredCell], axis: str, wanted: Callable[[str], bool]) -> list[str]:
