@@ -83,23 +83,25 @@ def of_folders(before: Store, after: Store, measure: str) -> list[Row]:
     Raises:
         InputError: where they have none in common, or where one's seeds are not the other's.
     """
-    stores = [{json.dumps(store.config(key), sort_keys=True): key for key in store.keys()} for store in (before, after)]
-    common = sorted(set(stores[0]) & set(stores[1]), key=lambda config: stores[0][config])
+    found = [by_settings(store) for store in (before, after)]
+    common = sorted(set(found[0]) & set(found[1]), key=lambda settings: found[0][settings].key)
     if not common:
         raise InputError(f"compare {before.root} {after.root}: no cell of one has the settings of a cell of the other")
     rows = []
-    cells = [
-        [StoredCell(store, by_config[config]) for config in common]
-        for store, by_config in ((before, stores[0]), (after, stores[1]))
-    ]
-    study = Study.of(cells[0])
-    names = {cell.key: place for place, cell in study.cells.items()}
-    for a, b in zip(*cells, strict=True):
-        costs = reported_costs(a, measure), reported_costs(b, measure)
-        problem, method = names[a.key]
-        pair = costs[0].to_numpy(), costs[1].reindex(costs[0].index).to_numpy()
-        rows.append(row_of(f"{problem} / {method}", (str(before.root), str(after.root)), pair, measure))
+    study = Study.of(found[0][settings] for settings in common)
+    names = {cell.key: f"{problem} / {method}" for (problem, method), cell in study.cells.items()}
+    for settings in common:
+        cells = [each[settings] for each in found]
+        first, second = (reported_costs(cell, measure) for cell in cells)
+        sides = str(before.root), str(after.root)
+        rows.append(row_of(names[cells[0].key], sides, (first.to_numpy(), second.reindex(first.index).to_numpy()), measure))
     return rows
+
+
+def by_settings(store: Store) -> dict[str, StoredCell]:
+    """A store's cells by all their settings, whatever format they were stored in."""
+    keys = store.keys()
+    return {json.dumps(cell.config, sort_keys=True): cell for cell in (StoredCell(store, key) for key in keys)}
 
 
 def summary(rows: Sequence[Row], a: str, b: str) -> list[str]:
