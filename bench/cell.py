@@ -18,7 +18,7 @@ from optimizers import Optimizer
 from parameterizations import Parameterization
 from problems import Problem
 
-FORMAT = 2  # of the stored files; a new one makes old cells run again
+FORMAT = 3  # of the stored files; a new one makes old cells run again
 LEAST_RATIO = 1.01  # between neighbours of a grid that may grow
 
 

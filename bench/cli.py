@@ -20,6 +20,7 @@ from bench import catalogue, compare, config, process, tables
 from bench.composing import checked_in_advance
 from bench.jobs import describe, job
 from bench.overhead import Timing
+from bench.packed import opened
 from bench.progress import FINISHED, Board, Watcher
 from bench.store import Store
 from linalg import InputError
@@ -30,6 +31,7 @@ HELP = """usage: python -m bench [OVERRIDE ...]           run a sweep: any keys 
        python -m bench plot [FIGURE ...]        draw a sweep's figures again from what is stored
        python -m bench table                    print a sweep's table of winners again
        python -m bench compare A B              two methods, or two folders of results, on the same seeds
+       python -m bench claims [NAME ...]        settle papers' claims, write results/reference/CLAIMS.md
        python -m bench COMMAND --help           a command's options
 
 examples:
@@ -54,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     started = time.time() - (process.age() if arguments is None else 0.0)
     arguments = sys.argv[1:] if arguments is None else arguments
-    commands = {"list": list_axes, "plot": plot, "table": table, "compare": compare.main}
+    commands = {"list": list_axes, "plot": plot, "table": table, "compare": compare.main, "claims": settle_claims}
     try:
         if arguments[:1] in (["--help"], ["-h"], ["help"]):
             print(HELP)
@@ -247,12 +249,19 @@ def table(arguments: list[str]) -> int:
     return 0
 
 
+def settle_claims(arguments: list[str]) -> int:
+    """Settle the claims of the ledger."""
+    from bench.claims import _command
+
+    return _command.main(arguments, lambda overrides: sweep(overrides, time.time()))
+
+
 def stored_sweep(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[str, Store, list[str]]:
     """The sweep that a command's options name, with its finished cells."""
     parser.add_argument("--results", default="results", help="the folder of what is kept (default: %(default)s)")
     parser.add_argument("--sweep", default=None, help="the sweep's name: an experiment's, or 'sweep' (default: the latest)")
     options = parser.parse_args(arguments)
-    store = Store(Path(options.results))
+    store = opened(options.results)
     name, keys = store.sweep(options.sweep)
     if not keys:
         raise InputError(f"--results={options.results}: holds no finished cells of {name}; run a sweep first")

@@ -19,7 +19,6 @@ from parameterizations import Parameterization
 from problems import Instance, Problem
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-FINAL = ("relative_error", "validation_rmse", "test_rmse", "test_loss", "test_error", "forgetting", "client_loss")
 TARGETS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8)  # fractions of the excess loss that steps-to-target is given for
 
 
@@ -200,7 +199,7 @@ def summarize(
     stops_early = instance.selection != "loss"
     last = measured[-1]
     chosen = measured[np.nanargmin(selected[measured])] if stops_early and not diverged else last
-    names = [name for name in FINAL if name in curve]
+    names = [name for name in curve if name not in ("step", "loss")]
     headline = curve[instance.headline][chosen] if instance.headline in curve else np.nan
     row: dict[str, object] = {
         "status": status,

@@ -56,14 +56,16 @@ class Comparison:
         return "equal" if low >= 1 / EQUAL and high <= EQUAL else "inconclusive"
 
 
-def compare(strata: Sequence[np.ndarray], statistic: Statistic = median, *, over_problems: bool = False) -> Comparison:
+def compare(
+    strata: Sequence[np.ndarray], statistic: Statistic = median, *, over_problems: bool = False, confidence: float = 0.95
+) -> Comparison:
     """Sum up log ratios.
 
     Args:
         strata: for each problem the `log_ratios` (k,) of its seeds.
-        over_problems: see `interval`.
+        over_problems, confidence: see `interval`.
     """
-    logs = interval(strata, statistic, over_problems=over_problems)
+    logs = interval(strata, statistic, over_problems=over_problems, confidence=confidence)
     every, margin = np.concatenate(list(strata)), np.log10(EQUAL)
     wins, losses = int((every < -margin).sum()), int((every > margin).sum())
     with np.errstate(over="ignore"):

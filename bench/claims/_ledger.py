@@ -1,0 +1,188 @@
+"""Settling claims and writing the ledger: CLAIMS.md, its data, and the cells behind them."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.claims import VERDICTS, Claim, Evidence, Figure, Finding
+from bench.packed import MARK, Packed, pack
+from bench.plots import save
+from bench.plots.style import house_style
+from bench.stats import Interval
+from bench.store import Store, write, write_table
+
+DATA, PAGE, MEASURED = "claims.json", "CLAIMS.md", "measured.parquet"
+
+
+def settle(name: str, claim: Claim, store: Store) -> tuple[Finding, Evidence]:
+    """What comes out of a claim, from its experiments' cells in a store.
+
+    Raises:
+        InputError: where an experiment has no results there, or they break the protocol.
+    """
+    evidence = Evidence.of(store, claim.experiments)
+    with house_style():
+        return claim.settle(evidence), evidence
+
+
+def entry(claim: Claim, finding: Finding, drawings: Iterable[str]) -> dict[str, Any]:
+    """A claim and what came out, as plain data."""
+    described = {name: getattr(claim, name) for name in ("sentence", "source", "matched")}
+    figures = [{**asdict(figure), "value": list(figure.value)} for figure in finding.figures]
+    return {
+        **described,
+        "experiments": list(claim.experiments),
+        "verdict": finding.verdict,
+        "said": finding.said,
+        "figures": figures,
+        "drawings": sorted(drawings),
+    }
+
+
+def figures_of(entry: Mapping[str, Any]) -> list[Figure]:
+    """The figures of an entry, as they were."""
+    return [Figure(**{**each, "value": Interval(*each["value"]), "cells": tuple(each["cells"])}) for each in entry["figures"]]
+
+
+def read(folder: Path) -> dict[str, dict[str, Any]]:
+    """The entries of a ledger by name; none where there is no ledger."""
+    path = folder / DATA
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def publish(folder: Path, store: Store, settled: Mapping[str, tuple[Claim, Finding, Evidence]], known: Sequence[str]) -> None:
+    """Write what was settled into a folder, beside what it holds already of other claims.
+
+    Args:
+        store: where the experiments' cells are.
+        known: the names of all claims, in their order; entries of others are dropped.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = read(folder)
+    for name, (claim, finding, evidence) in settled.items():
+        with house_style():
+            for stem, drawing in evidence.drawings.items():
+                save(drawing, folder / "figures" / stem)
+        entries[name] = entry(claim, finding, evidence.drawings)
+    entries = {name: entries[name] for name in known if name in entries}
+    write(folder / DATA, json.dumps(entries, indent=1))
+    write_measured(folder / MEASURED, {name: evidence.measured for name, (_, _, evidence) in settled.items()}, entries)
+    keep_cells(folder, store, [name for entry in entries.values() for name in entry["experiments"]])
+    write(folder / PAGE, page(entries))
+
+
+def write_measured(path: Path, measured: Mapping[str, Mapping[tuple[str, int], float]], known: Iterable[str]) -> None:
+    """A row a measurement without a sweep: claim, what, seed, value."""
+    columns = ["claim", "measure", "seed", "value"]
+    rows = [(name, *key, value) for name, values in measured.items() for key, value in values.items()]
+    table = pd.DataFrame(rows, columns=columns)
+    if path.is_file():
+        before = pd.read_parquet(path)
+        kept = before["claim"].isin(list(known)) & ~before["claim"].isin(list(measured))
+        table = pd.concat([before.loc[kept], table]) if kept.any() else table
+    write_table(path, table.sort_values(columns[:3]).reset_index(drop=True), "zstd")
+
+
+def keep_cells(folder: Path, store: Store, experiments: Iterable[str]) -> None:
+    """Pack the experiments' cells: from the store where it has them, else as they are packed already."""
+    before = Packed(folder) if (folder / MARK).is_file() else None
+    sweeps: dict[str, list[str]] = {}
+    for name in dict.fromkeys(experiments):
+        fresh = store.sweep(name)[1] if name in store.sweeps() else []
+        sweeps[name] = fresh or (before.sweep(name)[1] if before is not None else [])
+    pack(Layered(store.root, store, before) if before is not None else store, sweeps, folder)
+
+
+@dataclass(frozen=True)
+class Layered(Store):
+    """A store that looks into another where it lacks a cell; for `pack`."""
+
+    first: Store
+    second: Store
+
+    def _of(self, key: str) -> Store:
+        return self.first if self.first.done(key) else self.second
+
+    def load(self, key: str, table: str) -> pd.DataFrame:
+        return self._of(key).load(key, table)
+
+    def summary(self, key: str) -> dict[str, Any]:
+        return self._of(key).summary(key)
+
+    def provenance(self, key: str) -> dict[str, Any]:
+        return self._of(key).provenance(key)
+
+    def config(self, key: str) -> dict[str, Any]:
+        return self._of(key).config(key)
+
+
+def page(entries: Mapping[str, Mapping[str, Any]]) -> str:
+    """CLAIMS.md: how many claims came out how, a line each, then each in full."""
+    verdicts = [entry["verdict"] for entry in entries.values()]
+    counts = ", ".join(f"{verdicts.count(each)} {each}" for each in VERDICTS if each in verdicts)
+    lines = [
+        "# The ledger of claims",
+        "",
+        "What papers say, restated as something that this suite measures, and what came out. `python -m bench claims` writes this",
+        "page and runs the experiments that are missing; `python -m bench claims --trace NAME` prints the lanes behind a claim.",
+        "Intervals are 95 % bootstrap intervals over seeds, paired where two methods are compared. Ratios are of costs: below 1",
+        "the first is better. How rates are chosen and what is reported: [the protocol](../../docs/protocol.md).",
+        "",
+        f"{len(entries)} claims: {counts}.",
+        "",
+        "| claim | sentence | verdict |",
+        "|---|---|---|",
+    ]
+    lines += [f"| [{name}](#{anchor(name)}) | {entry['sentence']} | {entry['verdict']} |" for name, entry in entries.items()]
+    for name, entry in entries.items():
+        lines += ["", *section(name, entry)]
+    return "\n".join(lines) + "\n"
+
+
+def anchor(name: str) -> str:
+    """The address that a page gives to a heading."""
+    return name.lower().replace(".", "").replace(" ", "-")
+
+
+def section(name: str, entry: Mapping[str, Any]) -> list[str]:
+    """A claim in full."""
+    runs = [f"`python -m bench experiment={each}`" for each in entry["experiments"]]
+    lines = [
+        f"## {name}",
+        f"**{entry['sentence']}** ({entry['source']})",
+        "",
+        f"**{entry['verdict'].capitalize()}.** {entry['said']}",
+        "",
+        f"* matched: {entry['matched']}",
+        f"* experiment: {', '.join(runs) or f'`python -m bench claims {name}` measures it without a sweep'}",
+    ]
+    figures = figures_of(entry)
+    if figures:
+        lines += ["", "| figure | value [95 %] | seeds |", "|---|---|---|"]
+        lines += [f"| {figure.name} | {figure} | {figure.seeds} |".replace("|W", "\\|W") for figure in figures]
+    lines += [f"\n![{each}](figures/{each}.svg)" for each in entry["drawings"]]
+    return lines
+
+
+def trace(name: str, entry: Mapping[str, Any], folder: Path) -> list[str]:
+    """The lanes, or the measurements, behind each figure of a claim."""
+    store = Packed(folder)
+    lines = [f"{name}: {entry['verdict']}. {entry['said']}"]
+    measured = pd.read_parquet(folder / MEASURED)
+    for figure in figures_of(entry):
+        lines += ["", f"{figure.name}: {figure}"]
+        for key in figure.cells:
+            lanes = store.load(key, "lanes")
+            lanes = lanes.loc[lanes["role"] == "report"] if (lanes["role"] == "report").any() else lanes
+            rate = store.summary(key)["chosen_lr"]
+            column = lanes.get(figure.measure, [])
+            values = " ".join(f"{seed}:{value:.4g}" for seed, value in zip(lanes["seed"], column, strict=False))
+            lines.append(f"  {key} at rate {rate}: {values or 'every rate diverged in tuning'}")
+        own = measured.loc[(measured["claim"] == name) & (measured["measure"] == figure.measure)]
+        if len(own):
+            lines.append("  " + " ".join(f"{seed}:{value:.4g}" for seed, value in zip(own["seed"], own["value"], strict=True)))
+    return lines
