@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 
-from bench import catalogue, compare, config, process, tables
+from bench import catalogue, compare, config, process, reference, tables
 from bench.composing import checked_in_advance
 from bench.jobs import describe, job
 from bench.overhead import Timing
@@ -200,6 +200,7 @@ def run_hydra(arguments: list[str], timing: Timing | None = None) -> Exception |
 def report(store: Store, name: str, keys: list[str], figures: list[str]) -> None:
     """Print the table of winners, draw the figures and say where they are."""
     tables.print_winners(store, keys)
+    print("\n".join(reference.said_of(store, keys)))
     if figures:
         from bench import plots
 

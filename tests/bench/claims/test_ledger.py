@@ -1,0 +1,209 @@
+"""Verdicts follow from intervals, every claim is whole, and the ledger's figures can be traced to lanes."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench import claims as ledger
+from bench import config
+from bench.cell import Cell, LearningRates
+from bench.claims import Evidence, Figure, Finding, _command, _ledger, claims
+from bench.claims._claim import (
+    CONDITION,
+    FAILS,
+    HOLDS,
+    INCONCLUSIVE,
+    NOT_RUN,
+    VERDICTS,
+    against,
+    by_bound,
+    by_problem,
+    claim,
+    median_of,
+    one,
+    settled,
+    told,
+)
+from bench.cli import main
+from bench.stats import Interval
+from bench.store import Store
+from bench.stored import StoredCell
+from linalg import InputError
+from optimizers import SGD
+from parameterizations import Full, LoRA
+from problems import Hilbert, MatrixFactorization
+
+SEEDS = tuple(range(100, 110))
+
+
+def keep(store, *cells):
+    for cell in cells:
+        store.save(cell.key, cell, cell.run(), time.time(), time.process_time())
+    return [cell.key for cell in cells]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """An experiment of two problems and two methods, with ten reporting seeds."""
+    store = Store(tmp_path_factory.mktemp("ledger"))
+    rates = LearningRates(values=(0.1, 1.0))
+    cells = [
+        Cell(problem, method, SGD(), rates, (0, 1), SEEDS, 40, probes="none")
+        for problem in (MatrixFactorization(shape=(8, 6), kind="low_rank", rank=2), Hilbert(shape=(8, 6)))
+        for method in (LoRA(2), Full())
+    ]
+    store.write_sweep("tiny", keep(store, *cells), [], "")
+    return store
+
+
+@pytest.fixture
+def evidence(store):
+    return Evidence.of(store, ["tiny"])
+
+
+@claim("T1", "Full training ends lower than LoRA.", source="this test", matched="two rates", experiments="tiny")
+def full_is_lower(evidence):
+    return by_problem(evidence.study, "full + sgd", "lora + sgd")
+
+
+@claim("T2", "One is two.", source="this test", matched="nothing")
+def one_is_two(evidence):
+    return by_bound([evidence.measured_figure("distance", lambda seed: 1 + seed / 1000)], 0.5, "It is not.")
+
+
+@pytest.fixture
+def two_claims(monkeypatch):
+    known = {"tests.T1": full_is_lower, "tests.T2": one_is_two}
+    monkeypatch.setattr(_command, "claims", lambda: known)
+    return known
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "claimed", "expected"),
+    [
+        (["better", "better"], "better", HOLDS),
+        (["better", "worse"], "better", CONDITION),
+        (["better", "inconclusive"], "better", CONDITION),
+        (["equal", "worse"], "better", FAILS),
+        (["inconclusive", "worse"], "better", INCONCLUSIVE),
+        (["equal", "equal"], "equal", HOLDS),
+        (["better", "better"], "equal", FAILS),
+    ],
+)
+def test_a_verdict_follows_from_those_of_the_problems(verdicts, claimed, expected):
+    assert settled(dict(enumerate(verdicts)), claimed) == expected
+
+
+def test_words_say_where_it_is_how():
+    assert told({"a": "better", "b": "worse", "c": "better"}) == "better on a, c; worse on b."
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [(Interval(0.1, 0.0, 0.2), HOLDS), (Interval(0.9, 0.6, 1.2), FAILS), (Interval(0.5, 0.4, 0.6), INCONCLUSIVE)],
+)
+def test_a_bound_is_kept_by_the_whole_interval_or_not_at_all(interval, expected):
+    assert by_bound([Figure("x", interval, 10)], 0.5, "").verdict == expected
+    if expected == FAILS:
+        assert by_bound([Figure("x", interval, 10), Figure("y", Interval(0, 0, 0), 10)], 0.5, "").verdict == FAILS
+
+
+def test_a_finding_has_a_known_verdict_and_a_figure():
+    with pytest.raises(ValueError, match="must be one of holds"):
+        Finding("proved", "")
+    with pytest.raises(ValueError, match="needs a figure"):
+        Finding(HOLDS, "")
+    assert Finding(NOT_RUN, "it is about a language model").figures == ()
+
+
+def test_a_figure_is_the_median_of_the_reporting_lanes_and_knows_them(evidence):
+    study = evidence.study
+    figure = median_of(study, "hilbert", "full + sgd", "final_loss")
+    cell = study.cells["hilbert", "full + sgd"]
+    assert figure.value.value == np.median(cell.reported["final_loss"])
+    assert figure.cells == (cell.key,)
+    assert figure.seeds == 10
+    comparison, ratio = against(study, "full + sgd", "lora + sgd", study.problems, "final_loss")
+    assert ratio.value == comparison.ratio
+    assert set(ratio.cells) == {cell.key for cell in study.cells.values()}
+
+
+def test_one_method_is_one(evidence):
+    assert one(evidence.study.where(parameterization="full")) == "full + sgd"
+    assert one(evidence.study.where(parameterization__rank=2)) == "lora + sgd"
+    with pytest.raises(InputError, match="one method was meant"):
+        one(evidence.study)
+
+
+def test_an_experiment_without_results_is_named(store):
+    with pytest.raises(InputError, match="experiment=missing: has no results"):
+        Evidence.of(store, ["missing"])
+
+
+def test_evidence_that_breaks_the_protocol_is_refused(store, tmp_path):
+    other = Store(tmp_path)
+    cell = Cell(Hilbert(shape=(8, 6)), Full(), SGD(), LearningRates(values=(0.1, 1.0)), (0, 1), SEEDS, 40, probes="none")
+    result = cell.run()
+    result.lanes.loc[(result.lanes.role == "report") & (result.lanes.seed == 103), "seed"] = 3
+    other.save(cell.key, cell, result, time.time(), time.process_time())
+    other.write_sweep("tiny", [cell.key], [], "")
+    with pytest.raises(InputError, match=r"are reported, not \[100"):
+        Evidence.of(other, ["tiny"])
+
+
+def test_the_ledger_holds_what_was_settled_and_every_figure_can_be_traced(store, tmp_path, two_claims, capsys):
+    where = ["--results", str(store.root), "--out", str(tmp_path)]
+    assert main(["claims", "--stored", *where]) == 0
+    page = (tmp_path / "CLAIMS.md").read_text()
+    for name, each in two_claims.items():
+        assert f"## {name}" in page
+        assert each.sentence in page
+    entries = json.loads((tmp_path / "claims.json").read_text())
+    assert entries["tests.T2"]["verdict"] == FAILS
+    figure = entries["tests.T1"]["figures"][0]
+    capsys.readouterr()
+    assert main(["claims", "--trace", "tests.T1", "tests.T2", *where]) == 0
+    said = capsys.readouterr().out
+    for key in figure["cells"]:
+        lanes = StoredCell(store, key).reported
+        assert f"{key} at rate" in said
+        assert f"103:{lanes.set_index('seed').loc[103, 'remaining']:.4g}" in said
+    assert "105:1.105" in said
+
+
+def test_settling_one_claim_again_keeps_the_others(store, tmp_path, two_claims):
+    where = ["--results", str(store.root), "--out", str(tmp_path)]
+    assert main(["claims", "--stored", *where]) == 0
+    before = (tmp_path / "CLAIMS.md").read_text()
+    assert main(["claims", "--stored", "tests.T2", *where]) == 0
+    assert (tmp_path / "CLAIMS.md").read_text() == before
+    assert main(["claims", "--stored", "--results", str(tmp_path), "--out", str(tmp_path)]) == 0, "from what is packed alone"
+    assert (tmp_path / "CLAIMS.md").read_text() == before
+
+
+def test_an_unknown_claim_and_one_not_settled_are_named(tmp_path, capsys):
+    assert main(["claims", "nobody.C1"]) == 2
+    assert "nobody.C1: must be a claim or a file of claims: general.adam" in capsys.readouterr().err
+    assert main(["claims", "--trace", "general.adam", "--out", str(tmp_path)]) == 2
+    assert "holds no verdict on it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", claims())
+def test_every_claim_is_whole(name):
+    found = claims()[name]
+    assert found.sentence.endswith(".")
+    assert found.source
+    assert found.matched
+    for experiment in found.experiments:
+        assert experiment in config.experiments()
+        text = (Path(config.__file__).parent / "conf" / "experiment" / f"{experiment}.yaml").read_text()
+        assert "report: 10" in text or "tune: 10" in text, "at least ten seeds behind a claim"
+
+
+def test_verdicts_are_the_five():
+    assert VERDICTS == ("holds", "holds with a condition", "does not hold", "inconclusive", "not run")
+    assert ledger.VERDICTS is VERDICTS
+    assert _ledger.anchor("op_lora.C5") == "op_lorac5"
