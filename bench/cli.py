@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 import shutil
 import sys
 import time
@@ -11,7 +10,6 @@ from typing import Any
 
 import hydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
@@ -20,6 +18,7 @@ from bench import catalogue, config, process, tables
 from bench.composing import checked_in_advance
 from bench.jobs import describe, job
 from bench.overhead import Timing
+from bench.overrides import check_overrides, one_line
 from bench.progress import FINISHED, Board, Watcher
 from bench.store import Store
 from linalg import InputError
@@ -78,36 +77,13 @@ def complain(message: str, code: int) -> int:
     return code
 
 
-def one_line(error: Exception, arguments: list[str]) -> str:
-    """Hydra's messages on one line, with what is allowed."""
-    text = " ".join(str(error).split())
-    if match := re.match(r"In 'config': Could not find '(.+?)/(.+?)' Available options in '.+?': (.*?) Config search path", text):
-        group, value, options = match.groups()
-        return f"{group}={value}: must be one of {', '.join(options.split())}"
-    if match := re.match(r"Could not override '(.+?)'", text):
-        return f"{match[1]}: no such key; allowed are {', '.join(allowed_keys(match[1], arguments))}"
-    return re.split(r" See https| Set the environment variable| full_key:", text)[0]
-
-
-def allowed_keys(key: str, arguments: list[str]) -> list[str]:
-    """The keys beside an unknown one: those of its group, as chosen on the command line, or of the whole configuration."""
-    axis = key.partition(".")[0]
-    whole = OmegaConf.load(Path(config.__file__).parent / "conf" / "config.yaml")
-    assert isinstance(whole, DictConfig)
-    if axis not in catalogue.AXES or "." not in key:
-        return [str(name) for name in whole if name not in ("defaults", "hydra")] + list(catalogue.AXES)
-    chosen = [str(choice[axis]) for choice in whole["defaults"] if axis in choice]
-    chosen = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{axis}=")] or chosen
-    classes = [catalogue.entries(axis)[name] for name in ",".join(chosen).split(",") if name in catalogue.entries(axis)]
-    return sorted({f"{axis}.{name}" for cls in classes for name in config.node(axis, cls) if name != "_target_"})
-
-
 def sweep(arguments: list[str], started: float) -> int:
     """Run every cell of the overrides, print the winners and draw the figures asked for.
 
     Args:
         started: when the command was given.
     """
+    check_overrides(arguments)
     config.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of ending the process in Hydra's own words
     informational = any(
