@@ -99,3 +99,8 @@ def check_cell(problem: Problem, optimizer: Optimizer, parameterization: Paramet
         missing = [NEEDS[need] for need in entry.needs if need not in problem.provides]
         if missing:
             raise InputError(f"{axis}={name_of(entry)} cannot run on problem={name_of(problem)}: it needs {' and '.join(missing)}")
+    if "clients" in parameterization.needs:
+        has, needed = getattr(parameterization, "weights", problem.client_weights), problem.client_weights
+        if has != needed:
+            clients = f"the weights of a client of problem={name_of(problem)}"
+            raise InputError(f"parameterization.weights={has}: must be {needed}, {clients}")

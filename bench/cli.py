@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 import shutil
 import sys
 import time
@@ -11,7 +10,6 @@ from typing import Any
 
 import hydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
@@ -20,6 +18,7 @@ from bench import catalogue, compare, config, process, reference, tables
 from bench.composing import checked_in_advance
 from bench.jobs import describe, job
 from bench.overhead import Timing
+from bench.overrides import check_overrides, one_line
 from bench.packed import opened
 from bench.progress import FINISHED, Board, Watcher
 from bench.store import Store
@@ -30,6 +29,7 @@ HELP = """usage: python -m bench [OVERRIDE ...]           run a sweep: any keys 
        python -m bench list                     what there is on each axis, and what does not go together
        python -m bench plot [FIGURE ...]        draw a sweep's figures again from what is stored
        python -m bench table                    print a sweep's table of winners again
+       python -m bench report                   write a sweep's report, a page that opens from disk
        python -m bench compare A B              two methods, or two folders of results, on the same seeds
        python -m bench claims [NAME ...]        settle papers' claims, write results/reference/CLAIMS.md
        python -m bench COMMAND --help           a command's options
@@ -56,7 +56,14 @@ def main(arguments: list[str] | None = None) -> int:
     """
     started = time.time() - (process.age() if arguments is None else 0.0)
     arguments = sys.argv[1:] if arguments is None else arguments
-    commands = {"list": list_axes, "plot": plot, "table": table, "compare": compare.main, "claims": settle_claims}
+    commands = {
+        "list": list_axes,
+        "plot": plot,
+        "table": table,
+        "report": write_report,
+        "compare": compare.main,
+        "claims": settle_claims,
+    }
     try:
         if arguments[:1] in (["--help"], ["-h"], ["help"]):
             print(HELP)
@@ -81,36 +88,13 @@ def complain(message: str, code: int) -> int:
     return code
 
 
-def one_line(error: Exception, arguments: list[str]) -> str:
-    """Hydra's messages on one line, with what is allowed."""
-    text = " ".join(str(error).split())
-    if match := re.match(r"In 'config': Could not find '(.+?)/(.+?)' Available options in '.+?': (.*?) Config search path", text):
-        group, value, options = match.groups()
-        return f"{group}={value}: must be one of {', '.join(options.split())}"
-    if match := re.match(r"Could not override '(.+?)'", text):
-        return f"{match[1]}: no such key; allowed are {', '.join(allowed_keys(match[1], arguments))}"
-    return re.split(r" See https| Set the environment variable| full_key:", text)[0]
-
-
-def allowed_keys(key: str, arguments: list[str]) -> list[str]:
-    """The keys beside an unknown one: those of its group, as chosen on the command line, or of the whole configuration."""
-    axis = key.partition(".")[0]
-    whole = OmegaConf.load(Path(config.__file__).parent / "conf" / "config.yaml")
-    assert isinstance(whole, DictConfig)
-    if axis not in catalogue.AXES or "." not in key:
-        return [str(name) for name in whole if name not in ("defaults", "hydra")] + list(catalogue.AXES)
-    chosen = [str(choice[axis]) for choice in whole["defaults"] if axis in choice]
-    chosen = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{axis}=")] or chosen
-    classes = [catalogue.entries(axis)[name] for name in ",".join(chosen).split(",") if name in catalogue.entries(axis)]
-    return sorted({f"{axis}.{name}" for cls in classes for name in config.node(axis, cls) if name != "_target_"})
-
-
 def sweep(arguments: list[str], started: float) -> int:
     """Run every cell of the overrides, print the winners and draw the figures asked for.
 
     Args:
         started: when the command was given.
     """
+    check_overrides(arguments)
     config.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of ending the process in Hydra's own words
     informational = any(
@@ -248,6 +232,13 @@ def table(arguments: list[str]) -> int:
     _, store, keys = stored_sweep(argparse.ArgumentParser(prog="python -m bench table", description=table.__doc__), arguments)
     tables.print_winners(store, keys)
     return 0
+
+
+def write_report(arguments: list[str]) -> int:
+    """Write a sweep's report: one folder with an index.html that opens from disk."""
+    from bench import report
+
+    return report.main(arguments)
 
 
 def settle_claims(arguments: list[str]) -> int:

@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -81,9 +82,9 @@ def build(axis: str, config: DictConfig) -> Any:
 
 def cell(config: DictConfig) -> Cell:
     """The cell that a job's configuration describes."""
-    rates = group(config, "lr", "lr.values, or lr.min, lr.max and lr.count")
-    given = group(config, "seeds", "seeds.tune and seeds.report")
-    seeds = {name: seed_list(f"seeds.{name}", given[name], first) for name, first in (("tune", 0), ("report", 100))}
+    rates = group(config, "lr", "lr.values, or lr.min, lr.max and lr.count", [field.name for field in fields(LearningRates)])
+    given = group(config, "seeds", "seeds.tune and seeds.report", ["tune", "report"])
+    seeds = {name: seed_list(f"seeds.{name}", given.get(name), first) for name, first in (("tune", 0), ("report", 100))}
     return Cell(
         problem=build("problem", config),
         parameterization=build("parameterization", config),
@@ -119,16 +120,19 @@ def signature(arguments: list[str]) -> str:
     return hashlib.sha256(json.dumps([decisive, files, nodes], default=str).encode()).hexdigest()
 
 
-def group(config: DictConfig, name: str, keys: str) -> dict[str, Any]:
+def group(config: DictConfig, name: str, keys: str, known: Sequence[str] | None = None) -> dict[str, Any]:
     """A group of keys as plain data.
 
     Raises:
-        InputError: where a bare value was given for it.
+        InputError: where a bare value was given for it, or a key that is not `known`.
     """
     if not OmegaConf.is_dict(config[name]):
         raise InputError(f"{name}={config[name]}: must be given as {keys}")
     container = OmegaConf.to_container(config[name], resolve=True)
     assert isinstance(container, dict)
+    for key in map(str, container):
+        if known is not None and key not in known:
+            raise InputError(f"{name}.{key}: no such key; allowed are {', '.join(f'{name}.{each}' for each in known)}")
     return {str(key): value for key, value in container.items()}
 
 

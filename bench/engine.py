@@ -233,6 +233,20 @@ class Block:
             if gradient is not None:
                 self.grads[name].add_(gradient)
 
+    def loss_gradients(self) -> Params:
+        """Gradients by name of the loss that is trained, penalty included, on the step's batch: those that were found, or where
+        they have been made something else for the rule to follow, by autograd."""
+        if not (self.optimizer.tangent or self.optimizer.preconditions or self.parameterization.directs):
+            return self.grads
+        with torch.enable_grad():
+            leaves = {name: tensor.detach().requires_grad_() for name, tensor in self.trainable.items()}
+            params = {**self.params, **leaves}
+            total = self.instance.loss(self.parameterization.weight(params, self.at), self.batch).sum()
+            penalty = self.parameterization.penalty(params)
+            total = total if penalty is None else total + penalty.sum()
+            found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        return dict(zip(leaves, found, strict=True))
+
     def restart_rates(self) -> None:
         """Take up `lr` and counts that have been put in place of others."""
         self._factor = 1.0
@@ -305,7 +319,7 @@ class Block:
             weight = self.weight()
             row = dict(self.instance.measure(weight))
             if self.settings.probes != "none":
-                row |= probes.basic(weight, before, self.grads, self.settings.dtype)
+                row |= probes.basic(weight, before, self.loss_gradients(), self.settings.dtype)
             if self.settings.probes == "all" and coarse:
                 total = self.total_update()
                 row |= probes.expensive(self.instance, self.parameterization, self.params, weight, total, self.settings.dtype)

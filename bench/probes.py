@@ -31,17 +31,15 @@ def coarse_grid(steps: int) -> set[int]:
 def basic(weight: FactoredMatrix, before: FactoredMatrix | None, grads: Params, dtype: torch.dtype) -> dict[str, Tensor]:
     """Step length, gradient norm, conditions of the product and the factors, and ranks of the weight: (lanes) each.
 
-    The gradient's norm is that of what the rule follows, which preconditioning, penalties and directions have a part in.
-
     Args:
         before: the weight one step earlier, None at the start.
+        grads: of the loss that is trained, which a method's penalty is part of, by all tensors that train; what preconditioners,
+            projections and masks then make of them has no part in the norm.
         dtype: what the run trains in: it sets the threshold of the numerical rank.
     """
     probes = {"gradient_norm": sum(grad.double().square().flatten(2).sum(-1) for grad in grads.values()) ** 0.5}
     if before is not None and weight.factors[0].shape == before.factors[0].shape:  # another adapter may have joined
-        same_base = weight.base is before.base  # then it is left out: a step may be below the base's rounding
-        moved = weight.update() - before.update() if same_base else weight.dense() - before.dense()
-        probes["step_length"] = moved.double().square().sum((-2, -1)).sqrt()
+        probes["step_length"] = distance(weight, before)
     update = weight.svdvals(of="update")
     values = update if weight.base is None else weight.svdvals()
     thin = len(weight.factors) > 1 and weight.rank < min(weight.shape)
@@ -57,6 +55,27 @@ def basic(weight: FactoredMatrix, before: FactoredMatrix | None, grads: Params, 
     probes["effective_rank"] = effective_rank(values)
     probes["stable_rank"] = stable_rank(values)
     return probes
+
+
+def distance(weight: FactoredMatrix, before: FactoredMatrix) -> Tensor:
+    """(...,) ‖W - W'‖_F of two chains alike; a base of both is left out, because a step may be below its rounding.
+
+    Where the pair L R is thin the difference is (L - L') R + L' (R - R'), and nothing of the size of W is formed.
+    """
+    if not same_memory(weight.base, before.base):
+        return (weight.dense() - before.dense()).double().square().sum((-2, -1)).sqrt()
+    if not weight.thin:
+        return (weight.update() - before.update()).double().square().sum((-2, -1)).sqrt()
+    (left, right), (old_left, old_right) = ([part.double() for part in each.pair()] for each in (weight, before))
+    tall, wide = torch.cat([left - old_left, old_left], -1), torch.cat([right, right - old_right], -2)
+    return (torch.linalg.qr(tall, mode="r").R @ wide).square().sum((-2, -1)).sqrt()
+
+
+def same_memory(a: Tensor | None, b: Tensor | None) -> bool:
+    """Whether both are views of one content, or None."""
+    if a is None or b is None:
+        return a is b
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
 
 
 def expensive(

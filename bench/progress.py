@@ -177,7 +177,7 @@ def count_jobs(params: list[str], overrides: list[str]) -> int:
         if isinstance(value, Glob):
             sizes[key] = len(value.filter([*entries(key), "custom"]))
         else:
-            sizes[key] = len(list(override.sweep_iterator())) if override.is_sweep_override() else 1
+            sizes[key] = len(list(override.sweep_iterator())) if override.is_discrete_sweep() else 1
     total = 1
     for size in sizes.values():
         total *= size

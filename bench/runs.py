@@ -209,7 +209,7 @@ def summarize(
         "floor": np.nan if floor is None else floor,
         "score": np.inf if status != "ok" else selected[chosen],
         "headline": np.inf if diverged else headline,
-        "remaining": np.inf if status != "ok" else remaining(selected[0], selected[chosen], instance.selection, floor),
+        "remaining": np.inf if status != "ok" else remaining(selected[0], selected[chosen], instance, floor),
         "resolution": resolution(selected[0], dtype, squared=not stops_early),
         "score_step": int(steps[chosen]),
         "diverged_at": float(steps[np.isposinf(loss)][0]) if diverged else np.nan,
@@ -221,10 +221,12 @@ def summarize(
     return row
 
 
-def remaining(start: float, score: float, selection: str, floor: float | None) -> float:
-    """What a run leaves of the excess loss that it started with; of a validation error's square, whose floor nobody knows."""
-    if selection != "loss":
-        return (score / start) ** 2 if start else 1.0
+def remaining(start: float, score: float, instance: Instance, floor: float | None) -> float:
+    """What a run leaves of the excess loss that it started with; of a validation loss, or the square of a validation RMSE, the
+    floor is taken to be zero: nobody knows it."""
+    if instance.selection != "loss":
+        share = score / start if start else 1.0
+        return share**2 if instance.selection_root else share
     excess = start - (floor or 0.0)
     return max(score - (floor or 0.0), 0.0) / excess if excess > 0 else 1.0
 

@@ -16,6 +16,16 @@ from bench.store import Store
 from bench.stored import StoredCell
 from bench.study import Study
 
+TRAINS = (
+    "`trains` is how many numbers train for an m x n weight, r being the rank and other names options; where L counts, for the L "
+    "layers of a stack together. `lokr` splits m = a b and n = c d; `over_size` is that of the method that `op` is over."
+)
+KEEPS = (
+    "`keeps` is how many numbers stay from step to step beside what trains, for an m x n matrix, or, where a rule takes none "
+    "alone, for an m x r and an r x n factor. Counts of steps are left out; `?` is known to the library alone."
+)
+COUNTS = {"parameterization": (["trains"], ["size"], [TRAINS, ""]), "optimizer": (["keeps"], ["memory"], [KEEPS, ""])}
+
 
 def cell_table(store: Store, keys: list[str]) -> pd.DataFrame:
     """A row a cell: names with the settings that differ, the chosen rate, and the headline measure on the reporting seeds."""
@@ -92,10 +102,14 @@ def catalogue_page() -> str:
         "",
     ]
     for axis in catalogue.AXES:
-        lines += [f"## {axis}", "", "| name | what it is | options and their defaults | source |", "|---|---|---|---|"]
+        counts, formulas, meaning = COUNTS.get(axis, ([], [], []))
+        heads = ["name", "what it is", *counts, "options and their defaults", "source"]
+        lines += [f"## {axis}", "", *meaning, f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
         for name, cls in catalogue.entries(axis).items():
+            counted = [f"`{getattr(cls, formula) or '?'}`" for formula in formulas]
             options = ", ".join(f"`{field.name}={default_of(field)!r}`" for field in fields(cls))
-            lines.append(f"| `{name}` | {catalogue.summary(cls)} | {options} | {cls.reference} |".replace("|W", "\\|W"))
+            cells = [f"`{name}`", catalogue.summary(cls).replace("|W", "\\|W"), *counted, options, cls.reference]
+            lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     lines += ["## What goes with what", "", "Every optimizer trains every parameterization on every problem, but for these:", ""]
     lines += [f"* {line}" for line in exceptions("`")]

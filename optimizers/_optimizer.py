@@ -72,9 +72,14 @@ class Optimizer:
     tensors predict the factors, it acts before the gradients are pulled back to them. One with moments of the pair is a
     `PairRule`. Where `tangent` is true the rule moves along the manifold of low-rank matrices: its parameterization is `svd`
     and its gradients are the products of `SVD.record_tangent`. `needs` names what a problem must provide.
+
+    `memory` is how many numbers a lane keeps from step to step beside its parameters where one matrix (m, n) trains, or, for a
+    rule that takes none alone, the pair (m, r) and (r, n): an expression in m, n, r, and the fields by name. Counts of steps,
+    which the lanes share, are left out.
     """
 
     reference: ClassVar[str] = ""
+    memory: ClassVar[str] = ""
     moments: ClassVar[tuple[str, ...]] = ()
     elementwise: ClassVar[bool] = False
     stepless: ClassVar[bool] = False

@@ -30,6 +30,7 @@ class Adafactor(MatrixRule):
     """
 
     reference: ClassVar[str] = "Shazeer and Stern 2018, arXiv 1804.04235"
+    memory: ClassVar[str] = "m + n"
     span: ClassVar[tuple[float, float]] = (1e-3, 1.0)
     vectors: ClassVar[bool] = True
 

@@ -14,6 +14,7 @@ class Adagrad(Optimizer):
     """w ← w - lr g / (√s + eps), s ← s + g²."""
 
     reference: ClassVar[str] = "Duchi, Hazan and Singer 2011"
+    memory: ClassVar[str] = "m * n"
     moments: ClassVar[tuple[str, ...]] = ("sum",)
     elementwise: ClassVar[bool] = True
     stepless: ClassVar[bool] = True

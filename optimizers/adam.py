@@ -20,6 +20,7 @@ class Adam(Optimizer):
     """w ← w - lr m̂ / (√v̂ + eps); weight decay, if any, is added to the gradient."""
 
     reference: ClassVar[str] = "Kingma and Ba 2015, arXiv 1412.6980"
+    memory: ClassVar[str] = "2 * m * n"
     moments: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
     elementwise: ClassVar[bool] = True
     stepless: ClassVar[bool] = True

@@ -12,6 +12,7 @@ class AdamW(Adam):
     """Adam, but w ← (1 - lr weight_decay) w first."""
 
     reference: ClassVar[str] = "Loshchilov and Hutter 2019, arXiv 1711.05101"
+    memory: ClassVar[str] = "2 * m * n"
 
     weight_decay: float = 0.01
 

@@ -34,6 +34,7 @@ class ALS(PairRule):
     """
 
     reference: ClassVar[str] = "Jain, Netrapalli and Sanghavi 2013, arXiv 1212.0467; Hestenes and Stiefel 1952"
+    memory: ClassVar[str] = "0"
     needs: ClassVar[tuple[str, ...]] = ("quadratic",)
     span: ClassVar[tuple[float, float]] = (0.5, 2.0)
 

@@ -39,6 +39,7 @@ class Flora(MatrixRule):
     """
 
     reference: ClassVar[str] = "Hao et al. 2024, arXiv 2402.03293"
+    memory: ClassVar[str] = "m + n + ((beta1 > 0) + (accumulation > 0)) * (rank * max(m, n) + 1 if rank < min(m, n) else m * n)"
     span: ClassVar[tuple[float, float]] = (1e-3, 1e1)
     vectors: ClassVar[bool] = True
 

@@ -32,6 +32,7 @@ class GaLore(MatrixRule):
     """
 
     reference: ClassVar[str] = "Zhao et al. 2024, arXiv 2403.03507"
+    memory: ClassVar[str] = "min(rank, m, n) * (m + n + max(m, n))"
     span: ClassVar[tuple[float, float]] = (1e-3, 1e1)
 
     rank: int = 8

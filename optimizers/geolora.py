@@ -36,6 +36,7 @@ class GeoLoRA(TangentRule):
     """
 
     reference: ClassVar[str] = "Schotthöfer et al. 2024, arXiv 2410.18720"
+    memory: ClassVar[str] = "2 * r**2 if core_rule == 'adam' and coefficient_steps else 0"
     span: ClassVar[tuple[float, float]] = (1e-2, 2.0)
 
     tolerance: float = 0.1

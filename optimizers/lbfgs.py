@@ -45,6 +45,7 @@ class LBFGS(Optimizer):
     """
 
     reference: ClassVar[str] = "Liu and Nocedal 1989; Nocedal and Wright 2006, algorithms 3.5, 3.6, 7.4"
+    memory: ClassVar[str] = "2 * (history_size + 1) * m * n + history_size + 1"
     span: ClassVar[tuple[float, float]] = (1e-2, 1e1)
 
     history_size: int = 10

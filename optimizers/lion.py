@@ -14,6 +14,7 @@ class Lion(Optimizer):
     """w ← w - lr sign(b1 m + (1 - b1) g), m ← b2 m + (1 - b2) g; weight decay is taken off the weight itself."""
 
     reference: ClassVar[str] = "Chen et al. 2023, arXiv 2302.06675"
+    memory: ClassVar[str] = "m * n"
     moments: ClassVar[tuple[str, ...]] = ("exp_avg",)
     elementwise: ClassVar[bool] = True
     stepless: ClassVar[bool] = True

@@ -23,6 +23,7 @@ class LoRAFA(AdamW):
     """
 
     reference: ClassVar[str] = "Zhang et al. 2023, arXiv 2308.03303; PEFT's LoraFAOptimizer"
+    memory: ClassVar[str] = "2 * r * m"
 
     eps: float = 1e-6
     weight_decay: float = 0.0

@@ -29,6 +29,7 @@ class LoRAMuon(PairRule):
     """
 
     reference: ClassVar[str] = "Cesista et al. 2026, arXiv 2606.12921"
+    memory: ClassVar[str] = "r * (m + n)"
     moments: ClassVar[tuple[str, ...]] = ("momentum",)
     span: ClassVar[tuple[float, float]] = (1e-3, 1.0)
 

@@ -19,6 +19,7 @@ class LoRAPlus(AdamW):
     """
 
     reference: ClassVar[str] = "Hayou et al. 2024, arXiv 2402.12354"
+    memory: ClassVar[str] = "2 * r * (m + n)"
     span: ClassVar[tuple[float, float]] = (1e-5, 1e-1)
 
     ratio: float = 16.0

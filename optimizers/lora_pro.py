@@ -28,6 +28,7 @@ class LoRAPro(PairRule):
     """
 
     reference: ClassVar[str] = "Wang et al. 2025, arXiv 2407.18242"
+    memory: ClassVar[str] = "2 * m * n if rule == 'adamw' else 0"
     span: ClassVar[tuple[float, float]] = (1e-4, 1.0)
 
     rule: str = "adamw"

@@ -30,6 +30,7 @@ class LoRARITE(PairRule):
     """
 
     reference: ClassVar[str] = "Yen et al. 2025, arXiv 2410.20625"
+    memory: ClassVar[str] = "2 * r * (m + n + r)"
     span: ClassVar[tuple[float, float]] = (1e-4, 1.0)
 
     betas: tuple[float, float] = (0.9, 0.999)

@@ -29,6 +29,7 @@ class LoRSum(PairRule):
     """
 
     reference: ClassVar[str] = "Almansoori et al. 2025, arXiv 2509.19977 (OPLoRA); 2026, arXiv 2602.16456"
+    memory: ClassVar[str] = "r * (m + n) if momentum else 0"
     span: ClassVar[tuple[float, float]] = (1e-2, 1e1)
 
     iterations: int = 1

@@ -11,6 +11,7 @@ class Momentum(SGD):
     """SGD with momentum 0.9."""
 
     reference: ClassVar[str] = "Polyak 1964"
+    memory: ClassVar[str] = "m * n if momentum else 0"
     span: ClassVar[tuple[float, float]] = (1e-3, 1e1)
 
     momentum: float = 0.9

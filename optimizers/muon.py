@@ -35,6 +35,7 @@ class Muon(MatrixRule):
     reference: ClassVar[str] = (
         "Jordan et al. 2024, kellerjordan.github.io/posts/muon; Bernstein and Newhouse 2024, arXiv 2409.20325"
     )
+    memory: ClassVar[str] = "m * n"
     span: ClassVar[tuple[float, float]] = (1e-4, 1.0)
 
     momentum: float = 0.95

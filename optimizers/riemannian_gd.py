@@ -21,6 +21,7 @@ class RiemannianGD(TangentRule):
     """
 
     reference: ClassVar[str] = "Vandereycken 2013, arXiv 1209.3834"
+    memory: ClassVar[str] = "r * (m + n) if momentum else 0"
     span: ClassVar[tuple[float, float]] = (1e-2, 2.0)
 
     momentum: float = 0.0

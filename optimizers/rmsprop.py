@@ -14,6 +14,7 @@ class RMSprop(Optimizer):
     """w ← w - lr g / (√v + eps), v ← alpha v + (1 - alpha) g²; with momentum, along its buffer."""
 
     reference: ClassVar[str] = "Tieleman and Hinton 2012"
+    memory: ClassVar[str] = "(2 if momentum else 1) * m * n"
     elementwise: ClassVar[bool] = True
     stepless: ClassVar[bool] = True
     span: ClassVar[tuple[float, float]] = (1e-4, 1.0)

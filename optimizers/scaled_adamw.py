@@ -25,6 +25,7 @@ class ScaledAdamW(AdamW):
     """
 
     reference: ClassVar[str] = "Zhang and Pilanci 2024, arXiv 2402.02347"
+    memory: ClassVar[str] = "2 * r * (m + n)"
 
     ridge: float = 1e-6
 

@@ -22,6 +22,7 @@ class ScaledGD(SGD):
     """
 
     reference: ClassVar[str] = "Tong, Ma and Chi 2021, arXiv 2005.08898"
+    memory: ClassVar[str] = "r * (m + n) if momentum else 0"
     span: ClassVar[tuple[float, float]] = (1e-2, 1e1)
 
     ridge: float = 1e-6

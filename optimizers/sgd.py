@@ -15,6 +15,7 @@ class SGD(Optimizer):
     """w ← w - lr (g + weight_decay w), or along the momentum buffer b ← momentum b + g."""
 
     reference: ClassVar[str] = "Robbins and Monro 1951; Polyak 1964; Nesterov 1983"
+    memory: ClassVar[str] = "m * n if momentum else 0"
     elementwise: ClassVar[bool] = True
     stepless: ClassVar[bool] = True
     span: ClassVar[tuple[float, float]] = (1e-2, 1e2)

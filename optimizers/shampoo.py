@@ -18,15 +18,19 @@ class Shampoo(MatrixRule):
 
     Args:
         eps: what L and R start from; their eigenvalues count as no less.
-        interval: steps between two computations of the roots, the first of them at the first step.
+        interval: steps between two computations of the roots, once so many gradients have been seen; until then, every step.
         weight_decay: times W, added to the gradient.
 
-    A vector is the tensor of order one that the paper makes of it: L^(-1/2) g. Roots are taken by eigenvalues. The form of
-    pytorch_optimizer takes no step before `interval` gradients have been seen, and with momentum averages raw gradients with
-    preconditioned ones; neither is the paper's.
+    A vector is the tensor of order one that the paper makes of it: L^(-1/2) g. Roots are taken by eigenvalues. A root that is
+    kept multiplies what no gradient before it had by up to eps^(-1/4), and beside a factor that starts at zero that is all
+    there is. So none is kept at first; the authors' TensorFlow code, which advises more computations early, has identities
+    for the first `interval` steps. With gradients of low rank rates above 2√eps can diverge all the same where `interval` is
+    large: its eps is 1e-4 or more. The form of pytorch_optimizer takes no step before `interval` gradients have been seen, and with
+    momentum averages raw gradients with preconditioned ones; neither is the paper's.
     """
 
     reference: ClassVar[str] = "Gupta, Koren and Singer 2018, arXiv 1802.09568"
+    memory: ClassVar[str] = "(2 if interval > 1 else 1) * (m**2 + n**2)"
     span: ClassVar[tuple[float, float]] = (1e-3, 1e1)
     vectors: ClassVar[bool] = True
 
@@ -61,7 +65,7 @@ class Shampoo(MatrixRule):
     def _root(self, moments: dict[str, Tensor], side: str, order: int, age: int) -> Tensor:
         if self.interval == 1:
             return inverse_root(moments[side], order, self.eps)
-        if (age - 1) % self.interval == 0:
+        if age < self.interval or age % self.interval == 0:
             moments[f"{side}_root"].copy_(inverse_root(moments[side], order, self.eps))
         return moments[f"{side}_root"]
 

@@ -27,11 +27,15 @@ class SOAP(MatrixRule):
         weight_decay: W ← (1 - lr weight_decay) W after the step.
 
     As the authors' code: the first gradient only sets up the bases, and moves nothing; V stays as it is when they turn, apart from
-    its order. Their QR is in float32, here in the lanes' precision. Vectors go by AdamW. A gradient of low rank, such as a tall
-    factor's, has a kernel, in which the first basis is whatever LAPACK gives: `one_sided` does without it.
+    its order. Their QR is in float32, here in the lanes' precision. Vectors go by AdamW.
+
+    On tall factors the path depends on rounding: the longer side's mean has a kernel, where every refreshed basis is whatever
+    rounding makes it, and Adam turns rounding into full steps. A rate changed in its 14th digit changed LoRA's loss after 200
+    steps by a third and more with `interval` 1, by up to 1 % with 10. `one_sided` has no such side: it changed by 1e-13.
     """
 
     reference: ClassVar[str] = "Vyas et al. 2024, arXiv 2409.11321"
+    memory: ClassVar[str] = "2 * (m * n + (min(m, n)**2 if one_sided else m**2 + n**2))"
     span: ClassVar[tuple[float, float]] = (1e-4, 1.0)
 
     betas: tuple[float, float] = (0.95, 0.95)

@@ -18,6 +18,7 @@ class SVDOracle(PairRule):
     """
 
     reference: ClassVar[str] = "Eckart and Young 1936"
+    memory: ClassVar[str] = "0"
     needs: ClassVar[tuple[str, ...]] = ("target",)
     span: ClassVar[tuple[float, float]] = (0.5, 2.0)
 

@@ -41,6 +41,7 @@ class Torch(Optimizer):
 
     Every lane is a parameter group (and every rate within it), with the lane's learning rate. A class that refuses
     groups, as LBFGS does, gets one optimizer a lane; one whose `step` needs a closure is given the lane's own.
+    What a class keeps is known when it has run alone: there is no formula for `memory`.
     On the command line: `optimizer=torch optimizer._target_=torch.optim.NAdam +optimizer.momentum_decay=0.01`.
     """
 

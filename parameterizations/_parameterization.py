@@ -60,13 +60,15 @@ class Parameterization:
 
     `pair` says how the chain is one of two factors, for rules that treat them together: `stored`, where the tensors `left`
     (m, r) and `right` (r, n) are the factors and both train; `predicted`, where other tensors give them. `needs` names what
-    a problem must provide (see `Problem.provides`).
+    a problem must provide (see `Problem.provides`). `size` is how many numbers train for one weight (m, n): an expression in m,
+    n, r for the rank, and the fields by name; where the layers of a stack share tensors in L, too, and then for the whole stack.
 
     A stack of L weights of one shape, `layers`, is a leading dimension like others, the last before the matrices:
     (seeds, rates, L, m, n). A method whose layers share tensors overrides `initial_layers`; such a tensor has no L.
     """
 
     reference: ClassVar[str] = ""
+    size: ClassVar[str] = ""
     pair: ClassVar[str] = ""
 
     def __post_init__(self) -> None:

@@ -38,6 +38,7 @@ class AdaLoRA(Diagonal):
     """
 
     reference: ClassVar[str] = "Zhang et al. 2023, arXiv 2303.10512"
+    size: ClassVar[str] = "(m + n + 1) * min(m, n, start or (3 * r + 1) // 2)"
 
     start: int | None = None
     orthogonality: float = 0.1

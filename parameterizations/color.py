@@ -30,6 +30,7 @@ class CoLoR(Parameterization):
     """
 
     reference: ClassVar[str] = "Wistuba et al. 2023, arXiv 2311.17601"
+    size: ClassVar[str] = "r * (m + n)"
     pair: ClassVar[str] = "stored"
 
     rank: int = 8

@@ -20,6 +20,7 @@ class Deep(Parameterization):
     """
 
     reference: ClassVar[str] = "Arora et al. 2018, arXiv 1802.06509; Yaras et al. 2024, arXiv 2406.04112"
+    size: ClassVar[str] = "min(m, n) * (m + n + (depth - 2) * min(m, n))"
 
     depth: int = 3
     scale: float = 0.1

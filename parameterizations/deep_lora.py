@@ -21,7 +21,7 @@ class DeepLoRA(Parameterization):
         depth: L, how many compressed factors.
         scale: ε, the compressed factors start at ε I.
         outer_rate: γ, multiplies the learning rate of left and right; 0 freezes them. The authors' 0.01 on targets of
-            spectral norm 63 is about 0.16 at norm 1 (for depth 3 the trajectory depends on γ σ1^(2/3)).
+            spectral norm 63 is about 0.16 at norm 1 (for depth 3 the trajectory depends on γ σ1^(2/3)). `size` is that with γ > 0.
 
     From the first gradient G = dL/dW and the network's start f(0) = ε^L Q, right spans [V_r̂(G), Qᵀ U_r̂(G)]; the
     top-r̂ singular vectors are exactly those that the paper's null space route finds. For a square weight left = Q rightᵀ.
@@ -31,6 +31,7 @@ class DeepLoRA(Parameterization):
     """
 
     reference: ClassVar[str] = "Yaras et al. 2024, arXiv 2406.04112"
+    size: ClassVar[str] = "r * (min(m, n) + (depth - 1) * r) + (max(m, n) + r) * (r if m == n else min(3 * r // 2, max(m, n)))"
 
     rank: int = 8
     depth: int = 3

@@ -28,6 +28,7 @@ class DoRA(Parameterization):
     """
 
     reference: ClassVar[str] = "Liu et al. 2024, arXiv 2402.09353"
+    size: ClassVar[str] = "r * (m + n) + m"
 
     rank: int = 8
     alpha: float | None = None

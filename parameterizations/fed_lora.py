@@ -24,7 +24,8 @@ class FedLoRA(Parameterization):
         share: `both`, FedAvg on LoRA; `right`, FedSA-LoRA: A is averaged, B_i stays the client's own; `left`, FFA-LoRA
             (Sun et al. 2024, arXiv 2403.12313): A stays as drawn, the same for all, and B is averaged.
         local_steps: updates that clients make between two averagings; the authors of FedSA-LoRA make 10.
-        weights: weights of a client; the stack holds the first client's one after another, then the second's.
+        weights: weights of a client, as many as the problem gives each; the stack holds the first client's one after
+            another, then the second's.
         moments: what becomes of the optimizer's moments when clients go on from an average: `reset`, all start from zero;
             `local`, each client keeps its own. They are never averaged.
         alpha: the numerator of the scale alpha / r; None for r, so that the scale is 1.
@@ -35,6 +36,7 @@ class FedLoRA(Parameterization):
     """
 
     reference: ClassVar[str] = "Guo et al. 2024, arXiv 2410.01463"
+    size: ClassVar[str] = "r * (m if share == 'left' else m + n)"
 
     rank: int = 8
     share: str = "right"

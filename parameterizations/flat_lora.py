@@ -27,6 +27,7 @@ class FlatLoRA(LoRA):
     """
 
     reference: ClassVar[str] = "Li et al. 2024, arXiv 2409.14396"
+    size: ClassVar[str] = "r * (m + n)"
     pair: ClassVar[str] = ""
 
     rho: float = 0.05

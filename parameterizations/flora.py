@@ -35,6 +35,7 @@ class Flora(Merging):
     """
 
     reference: ClassVar[str] = "Hao et al. 2024, arXiv 2402.03293"
+    size: ClassVar[str] = "r * m"
     pair: ClassVar[str] = ""  # A stays as drawn
 
     interval: int = 20

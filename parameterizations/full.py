@@ -1,6 +1,7 @@
 """The dense weight itself: the yardstick that every factorization is measured against."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -10,6 +11,8 @@ from parameterizations._parameterization import Parameterization
 @dataclass(frozen=True)
 class Full(Parameterization):
     """The dense update, started at zero."""
+
+    size: ClassVar[str] = "m * n"
 
     def initial(self, shape, generator, base, gradient):
         return {"update": torch.zeros(shape, dtype=torch.float64)}

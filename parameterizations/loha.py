@@ -24,6 +24,7 @@ class LoHa(Parameterization):
     """
 
     reference: ClassVar[str] = "Hyeon-Woo et al. 2022, arXiv 2108.06098; Yeh et al. 2024, arXiv 2309.14859"
+    size: ClassVar[str] = "2 * r * (m + n)"
 
     rank: int = 8
     alpha: float | None = None

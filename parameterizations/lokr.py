@@ -29,6 +29,9 @@ class LoKr(Parameterization):
     """
 
     reference: ClassVar[str] = "Yeh et al. 2024, arXiv 2309.14859"
+    size: ClassVar[str] = (
+        "(r * (a + c) if decompose_both and r < max(a, c) / 2 else a * c) + (r * (b + d) if r < max(b, d) / 2 else b * d)"
+    )
 
     rank: int = 8
     alpha: float | None = None

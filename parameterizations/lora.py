@@ -33,6 +33,7 @@ class LoRA(Parameterization):
     """
 
     reference: ClassVar[str] = "Hu et al. 2022, arXiv 2106.09685"
+    size: ClassVar[str] = "r * (m + n)"
     pair: ClassVar[str] = "stored"
 
     rank: int = 8

@@ -21,6 +21,7 @@ class LoRAFA(LoRA):
     """
 
     reference: ClassVar[str] = "Zhang et al. 2023, arXiv 2308.03303"
+    size: ClassVar[str] = "r * m"
     pair: ClassVar[str] = ""
 
     def __post_init__(self) -> None:

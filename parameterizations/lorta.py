@@ -24,6 +24,7 @@ class LoRTA(Parameterization):
     """
 
     reference: ClassVar[str] = "Hounie et al. 2024, arXiv 2410.04060"
+    size: ClassVar[str] = "r * (m + n + L)"
     pair: ClassVar[str] = "predicted"
 
     rank: int = 8

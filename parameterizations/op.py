@@ -19,22 +19,22 @@ class OP(Parameterization):
     """θ = W2 ReLU(W1 z + c1) + c2 for all that another method trains, from that method's own start.
 
     Args:
-        rank: of the other method, where it has one.
         over: the other method: its name here, the dotted name of a class, or an object, which becomes name, rank and options.
-        options: its other hyperparameters.
+        rank, options: its rank, where it has one, and its other hyperparameters.
         hidden: width k of the hidden layer.
         embedding, embedding_scale: length of the learned input z, and its standard deviation at the start.
         head: `zero`: W2 = 0 and c2 is the other method's start, which is met to the last bit; `random`: W2 as in the paper,
             uniform, but zero for tensors that start at zero, and c2 makes up the difference: the start is met to rounding.
         shared: in a stack, one MLP for all layers, with a z of each layer's own; else an MLP a layer, the paper's choice.
 
-    With W2 = 0 the first gradient moves W2 and c2 alone, later ones also what lies below. A rate that the other method gives
-    a tensor goes to the tensor's head. A shared MLP predicts the change from a start that is kept fixed: all layers' changes
-    lie in one space of k + 1 dimensions, which is why the paper shares nothing. Where layers share what they train, one MLP
-    predicts it all. Methods that change tensors outside the optimizer, or need orthonormal ones, are refused.
+    With W2 = 0 the first gradient moves W2 and c2 alone, later ones also what lies below. A rate that the other method gives a
+    tensor goes to its head. A shared MLP predicts the change from a start that is kept fixed: all layers' changes lie in one
+    space of k + 1 dimensions, which is why the paper shares nothing. Where layers share what they train, one MLP predicts all.
+    Methods that change tensors outside the optimizer, or need orthonormal ones, are refused. `over_size`: the other's `size`.
     """
 
     reference: ClassVar[str] = "Teterwak et al. 2024, arXiv 2412.10362"
+    size: ClassVar[str] = "(L if shared else 1) * embedding + hidden * (embedding + 1) + (hidden + 1) * over_size"
 
     rank: int = 8
     over: str | Parameterization = "deep_lora"

@@ -25,6 +25,10 @@ class OPDoRA(OPLoRA):
     the update. The update is dense: it reaches every rank, and no LoRA pair smaller than the weight holds it.
     """
 
+    size: ClassVar[str] = (
+        "(3 if generators == 'separate' else 1) * (embedding + hidden * (embedding + 1)) "
+        "+ (hidden + 1) * (r * (m + n) + m) + (head == 'rezero')"
+    )
     pair: ClassVar[str] = ""
 
     detach_norm: bool = True

@@ -31,6 +31,10 @@ class OPLoRA(Parameterization):
     """
 
     reference: ClassVar[str] = "Teterwak et al. 2024, arXiv 2412.10362"
+    size: ClassVar[str] = (
+        "(2 if generators == 'separate' else 1) * (embedding + hidden * (embedding + 1)) "
+        "+ (hidden + 1) * r * (m + n) + (head == 'rezero')"
+    )
     pair: ClassVar[str] = "predicted"
 
     rank: int = 8

@@ -25,6 +25,7 @@ class PoLAR(Parameterization):
     """
 
     reference: ClassVar[str] = "Lion et al. 2025, arXiv 2506.03133"
+    size: ClassVar[str] = "r * (m + n + r)"
 
     rank: int = 8
     alpha: float | None = None

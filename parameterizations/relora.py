@@ -29,6 +29,7 @@ class ReLoRA(Merging):
     """
 
     reference: ClassVar[str] = "Lialin et al. 2023, arXiv 2307.05695"
+    size: ClassVar[str] = "r * (m + n)"
 
     momentum: str = "prune"
     pruned: float = 0.99

@@ -30,6 +30,7 @@ class SoRA(Diagonal):
     """
 
     reference: ClassVar[str] = "Ding et al. 2023, arXiv 2311.11696"
+    size: ClassVar[str] = "r * (m + n + 1)"
     inner: ClassVar[str] = "gate"
 
     alpha: float | None = None

@@ -33,6 +33,7 @@ class StelLA(Parameterization):
     """
 
     reference: ClassVar[str] = "Li et al. 2025, arXiv 2510.01938"
+    size: ClassVar[str] = "r * (m + n + (1 if diagonal else r))"
 
     rank: int = 8
     alpha: float | None = None

@@ -24,6 +24,7 @@ class SVD(Parameterization):
     """
 
     reference: ClassVar[str] = "Koch and Lubich 2007, doi 10.1137/050639703"
+    size: ClassVar[str] = "r * (m + n + r)"
 
     rank: int = 8
     start: int | None = None

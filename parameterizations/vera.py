@@ -24,6 +24,7 @@ class VeRA(Parameterization):
     """
 
     reference: ClassVar[str] = "Kopiczko et al. 2024, arXiv 2310.11454"
+    size: ClassVar[str] = "m + r"
 
     rank: int = 8
     d_initial: float = 0.1

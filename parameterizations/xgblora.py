@@ -27,6 +27,7 @@ class XGBLoRA(Merging):
     """
 
     reference: ClassVar[str] = "Zhang et al. 2024, arXiv 2410.19694"
+    size: ClassVar[str] = "r * (m + n)"
 
     rank: int = 1
     interval: int = 50

@@ -36,6 +36,7 @@ class Completion(Instance):
     """
 
     selection: ClassVar[str] = "validation_rmse"
+    selection_root: ClassVar[bool] = True
     headline: ClassVar[str] = "test_rmse"
 
     rows: int
@@ -122,14 +123,21 @@ class Completion(Instance):
             offset = -target if base is None else base * mask - target
             program.do(torch.addcmul, offset, update, mask, out=out)
             return
-        flat, index = update.flatten(-2), self.observed.expand(*update.shape[:-2], -1)
+        (entries, index), (places, where) = (self._as_it_lies(x) for x in (update, out))
         values = self.values if base is None else self.values - _take(base.flatten(-2), self.observed)
 
         def scatter() -> None:
-            gathered = (flat.gather(-1, index) - values) * self.weight[..., None]
-            out.zero_().flatten(-2).scatter_(-1, index, gathered)
+            gathered = (entries.gather(-1, index) - values) * self.weight[..., None]
+            places.zero_().scatter_(-1, where, gathered)
 
         program.do(scatter)
+
+    def _as_it_lies(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """A view (..., m n) of x (..., m, n) that lies by rows or by columns, and where in it the observed entries are."""
+        observed, by_columns = self.observed.expand(*x.shape[:-2], -1), x.stride(-1) != 1
+        if by_columns:
+            x, observed = x.mT, observed % self.columns * self.rows + observed // self.columns
+        return x.view(*x.shape[:-2], -1), observed
 
     def _gathered_gradients(self, left: Tensor, right: Tensor, wanted: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
         lead = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2], self.observed.shape[:-1])

@@ -104,6 +104,8 @@ class LeastSquares(Instance):
             program.do(torch.sub, through, cross, out=cotangents[0])
         elif cotangents[1] is None:
             self._record_left(program, parts, cross, cotangents[0])
+        elif cotangents[0] is None:
+            self._record_right(program, parts, cross, cotangents[1])
         else:
             self._record_both(program, parts, cross, cotangents)
         if not self._unit:
@@ -129,9 +131,8 @@ class LeastSquares(Instance):
         left, right = parts
         through = right if self._gram is None else program.matmul(right, self._gram)
         grad_left, grad_right = cotangents
-        if grad_left is not None:
-            program.matmul(self._in_columns(cross) if _few_lanes(right) else cross, right.mT, grad_left)
-            program.matmul(left, program.matmul(right, through.mT), grad_left, beta=-1)
+        program.matmul(self._in_columns(cross) if _few_lanes(right) else cross, right.mT, grad_left)
+        program.matmul(left, program.matmul(right, through.mT), grad_left, beta=-1)
         program.matmul(left.mT, cross, grad_right)
         program.matmul(program.matmul(left.mT, left), through, grad_right, beta=-1)
 
@@ -151,6 +152,16 @@ class LeastSquares(Instance):
         program.memory.append(fixed)
         program.do(grad_left.copy_, fixed)
         program.matmul(left, right @ through.mT, grad_left, beta=-1)
+
+    def _record_right(self, program: Program, parts: Parts, cross: Tensor, grad_right: Tensor) -> None:
+        """The same with a fixed left factor."""
+        left, right = parts
+        fixed = torch.empty_like(grad_right)
+        fixed.copy_(shared_matmul(left.mT, cross))
+        program.memory.append(fixed)
+        program.do(grad_right.copy_, fixed)
+        through = right if self._gram is None else program.matmul(right, self._gram)
+        program.matmul(left.mT @ left, through, grad_right, beta=-1)
 
     def _batch_gradients(
         self, parts: Parts, base: Tensor | None, wanted: tuple[bool, ...], batch: Tensor

@@ -31,6 +31,7 @@ class Measurements(Instance):
     """
 
     selection: ClassVar[str] = "validation_rmse"
+    selection_root: ClassVar[bool] = True
 
     hidden: Tensor
     weight: Tensor

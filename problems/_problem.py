@@ -24,6 +24,7 @@ class Instance:
     """
 
     selection: ClassVar[str] = "loss"  # the measure that picks the learning rate; never a test error
+    selection_root: ClassVar[bool] = False  # whether that is the root of a loss, as an RMSE is, so that its square is compared
     headline: ClassVar[str] = "relative_error"  # the measure that tables report
 
     @property
@@ -174,12 +175,13 @@ class Problem:
     `dtype` is what the problem trains in when nobody asks for another: float64 where rounding would decide the result.
     `provides` says what methods may need: `base`, a pretrained weight; `layers`, a stack of weights; `quadratic`, a loss that
     is quadratic in the weight; `target`, a matrix that the loss is the distance to; `tasks`, tasks that come one after
-    the other; `clients`, a stack of clients' weights.
+    the other; `clients`, a stack of clients' weights, `client_weights` each.
     """
 
     reference: ClassVar[str] = ""
     provides: ClassVar[tuple[str, ...]] = ("quadratic",)
     dtype: ClassVar[torch.dtype] = torch.float32
+    client_weights: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -64,7 +64,8 @@ class TwoLayer(Instance):
 
     @property
     def tasks(self) -> int:
-        return self.train.shape[-3]
+        """How many domains come one after the other."""
+        return self.train.shape[-3] if self.setting == "continual" else 1
 
     def active(self, step: int, steps: int | None) -> int:
         """The domain that a step of the continual setting trains on."""
@@ -72,7 +73,7 @@ class TwoLayer(Instance):
 
     def batch(self, at):
         """(..., 1 + b): the domain, then the samples; None for everything."""
-        domain = task_batch(at, self.tasks if self.setting == "continual" else 1, self.pretrained[..., 0, 0, 0])
+        domain = task_batch(at, self.tasks, self.pretrained[..., 0, 0, 0])
         if not self.batch_size:
             return domain if self.setting == "continual" else None
         drawn = [torch.randperm(self.train.shape[-1], generator=source)[: self.batch_size] for source in at.generators]
@@ -144,5 +145,5 @@ class TwoLayer(Instance):
         return losses.mean(-1), wrong.mean(-1)
 
     def workspace(self, parts):
-        samples = (self.batch_size or self.train.shape[-1]) * (self.tasks if self.setting == "federated" else 1)
+        samples = (self.batch_size or self.train.shape[-1]) * (self.train.shape[-3] if self.setting == "federated" else 1)
         return (3 * self.shape[0] + 2 * self.train_classes.shape[-2]) * samples + 4 * self.layers * self.shape[0] ** 2

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from linalg.checks import check, check_choice, check_number, check_rank, check_shape
+from linalg.checks import check, check_choice, check_integer, check_number, check_rank, check_shape
 from linalg.random import gaussian, with_spectrum
 from problems._least_squares import approximation
 from problems._problem import Problem
@@ -38,6 +38,7 @@ class MatrixFactorization(Problem):
     def check(self):
         check_shape("shape", self.shape)
         check_choice("kind", self.kind, ("uniform", "gaussian", "low_rank"))
+        check_integer("rank", self.rank)
         if self.kind == "low_rank":
             check_rank("rank", self.rank, self.shape)
             if self.spectrum is not None:

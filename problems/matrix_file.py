@@ -20,6 +20,8 @@ from problems._problem import Problem
 class MatrixFile(Problem):
     """½ ‖W - M‖²_F for the matrix in a `.npy` or MatrixMarket `.mtx` file.
 
+    All seeds share M and differ in how the factors start.
+
     Args:
         path: of the file. It is read without unpickling, so that an untrusted file runs no code.
         normalize, reduction: as in `matrix_factorization`.
@@ -34,7 +36,8 @@ class MatrixFile(Problem):
     reduction: str = "sum"
 
     def check(self):
-        check(Path(self.path).suffix in (".npy", ".mtx"), "path", str(self.path), "a .npy or a MatrixMarket .mtx file")
+        ok = isinstance(self.path, (str, Path)) and Path(self.path).suffix in (".npy", ".mtx")
+        check(ok, "path", str(self.path), "a .npy or a MatrixMarket .mtx file")
 
     def instance(self, seed):
         try:

@@ -36,6 +36,8 @@ class RotatedDigits(Problem):
 
     reference: ClassVar[str] = "Teterwak et al. 2024, arXiv 2412.10362, section 3.3; the digits of scikit-learn"
 
+    client_weights: ClassVar[int] = 2
+
     setting: str = "single"
     angle: float = 180.0
     domains: int = 4

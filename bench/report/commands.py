@@ -30,9 +30,7 @@ def overrides(description: Mapping[str, Any]) -> list[str]:
     """Hydra overrides of which this very cell is composed: the three names, the steps, and what is not the default."""
     whole = defaults()
     found = [line for axis in AXES for line in of_axis(axis, description[axis])]
-    found += [
-        f"{name}={written(description[name])}" for name in RUN if name == "steps" or not same(description[name], whole[name])
-    ]
+    found += [f"{name}={written(description[name])}" for name in RUN if name == "steps" or not same(description[name], whole[name])]
     found += [f"lr.{name}={written(value)}" for name, value in description["lr"].items() if not same(value, whole["lr"][name])]
     for role, seeds in description["seeds"].items():
         if seeds != whole["seeds"][role]:
@@ -53,7 +51,9 @@ def of_axis(axis: str, entry: Mapping[str, Any]) -> list[str]:
     if known:
         expected = composed(axis, cls)
         return [f"{axis}={name}"] + [
-            f"{axis}.{key}={written(value)}" for key, value in options.items() if not same(value, expected[key])
+            f"{'+' if isinstance(value, Mapping) else ''}{axis}.{key}={written(value)}"  # a mapping gets keys that are not there
+            for key, value in options.items()
+            if not same(value, expected[key])
         ]
     shared = config.SHARED[axis]
     given = [f"{'' if key in shared else '+'}{axis}.{key}={written(value)}" for key, value in options.items()]

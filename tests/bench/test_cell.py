@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from bench.catalogue import entries
 from bench.cell import Cell, LearningRates, best_rate
-from bench.runs import resolution, steps_to, summarize
+from bench.runs import remaining, resolution, steps_to, summarize
 from bench.stats import median_interval
-from linalg import InputError
+from linalg import FactoredMatrix, InputError
 from optimizers import SGD, Adam, Torch
 from parameterizations import Full, LoRA
-from problems import Hilbert, MatrixCompletion, MatrixFactorization, MatrixFile
+from problems import Hilbert, Instance, MatrixCompletion, MatrixFactorization, MatrixFile, MatrixSensing, RotatedDigits
 
 SMALL = MatrixFactorization(shape=(8, 6), kind="low_rank", rank=2)
 
@@ -229,6 +230,40 @@ def test_the_window_is_about_the_excess_over_the_floor():
     assert full.summary["window_decades"] == pytest.approx(np.log10(0.9 / 0.8))
     stuck = Cell(MatrixFactorization(shape=(8, 6)), LoRA(1), Adam(), tune=(0,), report=(9,), steps=200, dtype="float64").run()
     assert 0 < stuck.summary["window_decades"] < 4, "a floor far above zero must not put every rate into the window"
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        MatrixFactorization(shape=(8, 6), kind="low_rank", rank=2),
+        MatrixCompletion(shape=(14, 12), rank=2, observed=0.5),
+        MatrixSensing(shape=(8, 6), rank=2, noise=0),
+    ],
+    ids=repr,
+)
+def test_a_tenth_of_the_way_left_is_a_hundredth_of_the_excess_whatever_is_selected_by(problem):
+    instance = problem.draw(0, dtype=torch.float64)
+    start, end = (float(instance.measure(FactoredMatrix((share * instance.truth,)))[instance.selection]) for share in (0, 0.9))
+    assert remaining(start, end, instance, 0.0) == pytest.approx(0.01)
+
+
+def test_a_validation_loss_is_no_error_to_be_squared():
+    pytest.importorskip("sklearn")
+    instance = RotatedDigits().draw(0)
+    curve = {"step": np.arange(3), "loss": np.array([2.0, 1.0, 0.1]), "test_error": np.array([0.5, 0.2, 0.3])}
+    row = summarize(curve | {"validation_loss": np.array([4.0, 1.0, 2.0])}, "ok", instance, None, torch.float32)
+    assert row["score"] == 1.0
+    assert row["remaining"] == 0.25
+    assert row["headline"] == 0.2
+
+
+def test_an_rmse_is_the_only_measure_that_is_the_root_of_a_loss():
+    assert entries("problem")  # every module is imported
+    kinds = [Instance]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    assert {kind.selection for kind in kinds} == {"loss", "validation_rmse", "validation_loss"}
+    assert all(kind.selection_root == kind.selection.endswith("rmse") for kind in kinds)
 
 
 def test_no_rate_is_chosen_from_lanes_that_ran_out_of_time():

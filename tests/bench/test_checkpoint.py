@@ -1,8 +1,10 @@
-"""A block taken up from its checkpoint goes on as the block that was never put down: for every method and every rule."""
+"""A block taken up from its checkpoint goes on as the block that was never put down: for every method, rule and problem."""
 
+import numpy as np
 import pytest
 import torch
-from catalogue import members, small
+from by_hand import gaussian
+from catalogue import drawn, members, small
 
 import optimizers
 import parameterizations
@@ -12,26 +14,26 @@ from bench.engine import Block, Settings
 from linalg import InputError
 from optimizers import SGD, Adam, Optimizer, Torch
 from parameterizations import SVD, Full, LoRA, Parameterization
-from problems import LinearRegression, MatrixFactorization, Problem, Stack
+from problems import LinearRegression, MatrixFactorization, Problem, RotatedDigits, Stack
 
 METHODS = [small(cls) for found in members(parameterizations, Parameterization).values() for cls in found]
 RULES = [cls() for found in members(optimizers, Optimizer).values() for cls in found if cls is not Torch]
+PROBLEMS = {name: small(cls) for name, found in members(problems, Problem).items() for cls in found} | {
+    "linear_regression of batches": LinearRegression((9, 8), rank=2, batch_size=5),
+    "rotated_digits of batches in turn": RotatedDigits("continual", domains=2, batch_size=9),
+}
 SETTINGS = Settings(12, dtype=torch.float64)
 
 
 def problem_for(*entries) -> Problem:
     needed = {need for entry in entries for need in entry.needs}
-    candidates = (MatrixFactorization((9, 8)), LinearRegression((9, 8), rank=2), Stack((9, 8), ranks=(1, 2)), *OTHERS)
+    candidates = (MatrixFactorization((9, 8)), LinearRegression((9, 8), rank=2), Stack((9, 8), ranks=(1, 2)), *PROBLEMS.values())
     return next(problem for problem in candidates if needed <= set(problem.provides))
 
 
-OTHERS = [small(cls) for found in members(problems, Problem).values() for cls in found if cls.__name__ != "MatrixFile"]
-
-
-def block(method, rule):
-    problem = problem_for(method, rule)
-    drawn = [problem.draw(seed, dtype=torch.float64) for seed in (0, 1)]
-    return Block(drawn, method, rule, [0, 1], [0.03, 0.01], SETTINGS)
+def block(method, rule, problem=None):
+    problem = problem or problem_for(method, rule)
+    return Block([drawn(problem, seed) for seed in (0, 1)], method, rule, [0, 1], [0.03, 0.01], SETTINGS)
 
 
 def advance(built, first, last):
@@ -40,8 +42,8 @@ def advance(built, first, last):
         built.step()
 
 
-def goes_on(method, rule):
-    whole, first, second = (block(method, rule) for _ in range(3))
+def goes_on(method, rule, problem=None):
+    whole, first, second = (block(method, rule, problem) for _ in range(3))
     advance(whole, 0, 10)
     advance(first, 0, 5)
     saved = checkpoint.save(first)
@@ -64,6 +66,13 @@ def test_every_rule_goes_on_from_its_checkpoint(rule):
     goes_on(fitting[0], rule)
 
 
+@pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
+def test_every_problem_goes_on_from_its_checkpoint(problem, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("matrix.npy", gaussian(9, 8).numpy())
+    goes_on(LoRA(rank=2), Adam(), problem)
+
+
 def test_a_checkpoint_is_plain_tensors():
     assert all(type(tensor) is torch.Tensor for tensor in checkpoint.save(block(LoRA(rank=2), Adam())).values())
 
@@ -83,8 +92,7 @@ def test_what_torch_optim_keeps_cannot_be_saved():
 @pytest.mark.parametrize("rule", [Adam(), SGD(momentum=0.9)])
 def test_a_block_that_has_gone_on_goes_back_schedule_and_counts_included(rule):
     settings = Settings(12, schedule="linear", dtype=torch.float64)
-    drawn = [MatrixFactorization((9, 8)).draw(0, dtype=torch.float64)]
-    built = Block(drawn, LoRA(rank=2), rule, [0], [0.1], settings)
+    built = Block([drawn(MatrixFactorization((9, 8)))], LoRA(rank=2), rule, [0], [0.1], settings)
     advance(built, 0, 5)
     saved = checkpoint.save(built)
     advance(built, 5, 6)

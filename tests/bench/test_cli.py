@@ -22,13 +22,42 @@ def run(capsys, *arguments):
     return code, captured.out, captured.err
 
 
+MALFORMED = [
+    "problem=hilbert,,x",
+    "optimizer=choice(",
+    "lr.values=[1,",
+    "lr.min=range(1",
+    "lr.min=f(2)",
+    "steps = 5",
+    "rank==2",
+    "rank=2,",
+]
 BAD = [
     (["problem=hilbrt"], "problem=hilbrt: must be one of "),
     (["parameterization=loRA"], "parameterization=loRA: must be one of "),
     (["optimizer=adamm"], "optimizer=adamm: must be one of adafactor, "),
     (["experiment=nope"], "experiment=nope: must be one of claims_"),
-    (["problem=3"], "Config group override must be a string"),
+    (["problem=3"], "problem=3: must be one of continual, "),
+    (["problem="], "problem=: must be one of continual, "),
+    (["optimizer=1,2"], "optimizer=1,2: must be one of adafactor, "),
+    (["optimizer=glob(x)"], "optimizer=glob(x): must match one of adafactor, "),
+    (["optimizer=sgd,glob(x)"], "optimizer=sgd,glob(x): glob(...) must be the whole value"),
+    (["optimizer=sgd,range(1,2)"], "optimizer=sgd,range(1,2): range(...) must be the whole value"),
+    (["experiment=glob(x*)"], "experiment=glob(x*): must match one of claims_"),
+    (["alpha=glob(*)"], "alpha=glob(*): glob(...) must be of problem, parameterization, optimizer"),
+    (["alpha=interval(1,2)"], "alpha=interval(1,2): needs a sweeper that draws values; "),
+    (["parameterization=lora,lroa"], "parameterization=lroa: must be one of "),
     (["stepz=3"], "stepz: no such key; allowed are rank"),
+    (["+foo=1"], "+foo=1: no such key; allowed are rank"),
+    (["++foo=1"], "++foo=1: no such key; allowed are rank"),
+    (["lr.foo=1"], "lr.foo: no such key; allowed are lr.min"),
+    (["+lr.foo=1"], "lr.foo: no such key; allowed are lr.min"),
+    (["+seeds.foo=1"], "seeds.foo: no such key; allowed are seeds.tune, seeds.report"),
+    (["~lr"], "~lr: this key cannot be left out"),
+    (["~optimizer"], "~optimizer: this key cannot be left out"),
+    (["steps"], "steps: must be written as KEY=VALUE"),
+    (["=3"], "=3: must be written as KEY=VALUE"),
+    (["--steps=3"], "--steps=3: no such option; settings are written as KEY=VALUE"),
     (["problem.foo=3"], "problem.foo: no such key; allowed are problem.kind"),
     (["+problem.foo=3"], "problem.foo=3: problems.matrix_factorization.MatrixFactorization takes kind"),
     (["problem.kind=square"], "problem.kind='square': must be one of uniform, gaussian, low_rank"),
@@ -36,12 +65,14 @@ BAD = [
     (["parameterization.rslora=maybe"], "parameterization.rslora='maybe': must be one of True, False"),
     (["force=maybe"], "force='maybe': must be one of True, False"),
     (["figures=pie"], "figures=pie: must be a list"),
+    (["seeds.tune=[0,0]"], "seeds.tune=[0, 0]: must be at least one seed, none twice"),
     (["seeds.tune=[0,0.5]"], "seeds.tune=0.5: must be an integer"),
     (["rank=9"], "rank=9: must be at most 6"),
     (["rank=0"], "parameterization.rank=0: must be an integer of at least 1"),
     (["rank=two"], "parameterization.rank='two': must be an integer of at least 1"),
     (["parameterization=deep_lora", "rank=3"], "parameterization.rank=3: must be even"),
     (["lr=0.1"], "lr=0.1: must be given as lr.values"),
+    (["lr.count=abc"], "lr.count='abc': must be an integer of at least 1"),
     (["lr.min=-1"], "lr.min=-1: must be a number above 0"),
     (["lr.values=[0.1,-0.2]"], "lr.values=-0.2: must be a number above 0"),
     (["lr.values=[fast]"], "lr.values='fast': must be a number above 0"),
@@ -50,12 +81,14 @@ BAD = [
     (["seeds.tune=0"], "seeds.tune=0: must be a list of seeds, or how many"),
     (["seeds.tune=[1]", "seeds.report=[1,2]"], "seeds=[1]: must be either for tuning or for reporting"),
     (["steps=0"], "steps=0: must be an integer of at least 1"),
+    (["steps=1e3"], "steps=1000.0: must be an integer of at least 1"),
     (["steps=soon"], "steps='soon': must be an integer of at least 1"),
     (["schedule=step"], "schedule='step': must be one of constant, linear, cosine"),
     (["warmup=5"], "warmup=5: must be less than steps=5"),
     (["dtype=half"], "dtype='half': must be one of float32, float64"),
     (["device=cuda:99"], "device='cuda:99': cannot be used"),
     (["probes=most"], "probes='most': must be one of none, basic, all"),
+    (["optimizer.betas=[0.9]"], "optimizer.betas=[0.9]: must be two numbers"),
     (["optimizer.betas=[1,2,3]"], "optimizer.betas=[1, 2, 3]: must be two numbers"),
     (["optimizer=torch", "optimizer._target_=torch.optim.Nope"], "optimizer._target_='torch.optim.Nope': must be a class"),
     (["optimizer=torch", "optimizer._target_=torch.optim.NAdam", "+optimizer.x=1"], "torch.optim.NAdam: NAdam.__init__() got"),
@@ -63,7 +96,7 @@ BAD = [
     (["problem=matrix_file", "problem.path=nowhere.npy"], "problem.path='nowhere.npy': cannot be read"),
     (["problem=matrix_file", "problem.path=table.csv"], "problem.path='table.csv': must be a .npy or a MatrixMarket"),
     (["figures=[pie]"], "figures='pie': must be one of"),
-    (["problem=hilbert,,x"], "Error parsing override 'problem=hilbert,,x'"),
+    *(([written], f"{written}: cannot be read (") for written in MALFORMED),
 ]
 
 
@@ -75,6 +108,16 @@ def test_bad_input_gets_one_line_that_names_it_and_exit_code_two(arguments, mess
     last = errors.strip().splitlines()[-1]
     assert last.startswith(f"error: {message}"), errors
     assert "Traceback" not in errors
+
+
+def test_what_is_unusual_and_right_is_taken(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fine = ["problem='hilbert'", "optimizer=glob(sg*)", "+own=3", "parameterization.rank=${own}", "++steps=2"]
+    code, output, errors = run(capsys, *QUICK, *fine)
+    assert code == 0, errors
+    assert "lora" in output
+    (key,) = Store(tmp_path / "results").keys()
+    assert Store(tmp_path / "results").config(key)["parameterization"]["rank"] == 3
 
 
 @pytest.mark.parametrize("arguments", [["draw"], ["plot", "--results", "nowhere"], ["table", "--sweep", "x"], ["plot", "pie"]])
@@ -155,6 +198,20 @@ def test_a_pair_that_does_not_go_together_is_refused_with_its_reason(tmp_path, c
     assert "optimizer=torch_adamw cannot train parameterization=flora: it merges" in errors
     code, _, errors = run(capsys, *QUICK, "parameterization=flora", "optimizer=torch")
     assert code == 2
+
+
+def test_a_number_of_clients_weights_that_does_not_fit_is_refused_before_the_sweep(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    chosen = ["problem=rotated_digits", "problem.setting=federated", "parameterization=fed_lora"]
+    code, _, errors = run(capsys, *QUICK[:5], *chosen)
+    assert code == 2
+    last = errors.strip().splitlines()[-1]
+    assert last == "error: parameterization.weights=1: must be 2, the weights of a client of problem=rotated_digits"
+    assert Store(tmp_path / "results").keys() == []
+    code, _, errors = run(capsys, *QUICK, "problem=federated", "parameterization=fed_lora", "parameterization.weights=1,2")
+    assert code == 0
+    assert "1 done, 1 refused" in errors
+    assert "parameterization.weights=2: must be 1, the weights of a client of problem=federated" in errors
 
 
 def test_a_cell_that_raises_leaves_its_traceback_and_exit_code_one(tmp_path, capsys, monkeypatch):
@@ -275,6 +332,7 @@ def test_jobs_are_counted_as_hydra_sweeps_them():
     assert count_jobs(["a=1,2,3", "b=x,y"], []) == 6
     assert count_jobs(["a=1,2,3", "b=x,y"], ["a=9", "c=[1,2]"]) == 2
     assert count_jobs([], ["a=range(0,4)", "b='1,2'"]) == 4
+    assert count_jobs([], ["a=interval(0,4)", "b=1,2"]) == 2  # of a continuum a sweeper draws as many as it likes
 
 
 def test_posts_of_a_process_are_read_back_whole(tmp_path):

@@ -10,10 +10,11 @@ from by_hand import gaussian, lowrank
 
 import bench
 from bench import probes
+from bench.engine import Block, Settings
 from linalg import FactoredMatrix
-from optimizers import SGD
-from parameterizations import Deep, Flora, Full, LoRA, OPLoRA
-from problems import MatrixCompletion, MatrixFactorization
+from optimizers import SGD, Adam, RiemannianGD, ScaledAdamW, ScaledGD
+from parameterizations import SVD, AdaLoRA, Deep, FlatLoRA, Flora, Full, LoRA, OPLoRA, PoLAR, StelLA, Step, XGBLoRA
+from problems import LinearRegression, MatrixCompletion, MatrixFactorization, Stack
 
 
 def pair_with_condition(m, n, r, condition, dtype=torch.float64):
@@ -184,6 +185,67 @@ def test_the_step_length_is_how_far_the_weight_moved():
         assert curves.step_length[step] == pytest.approx(0.05 * distance * 0.95 ** (step - 1), rel=1e-9)
     assert math.isnan(curves.step_length[0])
     assert curves.gradient_norm[0] == pytest.approx(distance)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-7])
+@pytest.mark.parametrize("widths", [(40, 3, 30), (40, 9, 3, 30), (9, 5, 7), (9, 7)])
+def test_the_distance_of_two_chains_is_that_of_their_products(widths, size):
+    chain = tuple(gaussian(2, 3, p, q, seed=p + q) for p, q in itertools.pairwise(widths))
+    other = tuple(factor + size * gaussian(*factor.shape, seed=9) for factor in chain)
+    weights = [FactoredMatrix(factors, scale=0.3) for factors in (chain, other)]
+    dense = (weights[1].dense() - weights[0].dense()).norm(dim=(-2, -1))
+    torch.testing.assert_close(probes.distance(*weights), dense, rtol=1e-7, atol=0)
+    base = [FactoredMatrix(weight.factors, gaussian(widths[0], widths[-1], seed=i), 0.3) for i, weight in enumerate(weights)]
+    dense = (base[1].dense() - base[0].dense()).norm(dim=(-2, -1))
+    torch.testing.assert_close(probes.distance(*base), dense, rtol=1e-7, atol=0)
+
+
+STACKED = Stack((9, 8), ranks=(1, 2))
+TURNED = [
+    (LoRA(2, alpha=3.0), ScaledGD(), MatrixFactorization((9, 7))),
+    (LoRA(2), ScaledAdamW(), MatrixCompletion((9, 7), rank=2, observed=0.5)),
+    (LoRA(2), ScaledGD(), LinearRegression((6, 8), rank=2, batch_size=4)),
+    (OPLoRA(2, hidden=4, embedding=3), ScaledAdamW(), MatrixFactorization((9, 7))),
+    (StelLA(2), Adam(), MatrixFactorization((9, 7))),
+    (PoLAR(2), Adam(), MatrixFactorization((9, 7))),
+    (SVD(2), RiemannianGD(), MatrixFactorization((9, 7))),
+    (XGBLoRA(1, interval=3, layers_per_round=1), Adam(), STACKED),
+    (AdaLoRA(2), Adam(), MatrixFactorization((9, 7))),
+    (AdaLoRA(2), ScaledAdamW(), MatrixFactorization((9, 7))),
+    (FlatLoRA(2), Adam(), MatrixFactorization((9, 7))),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "rule", "problem"), TURNED, ids=[f"{type(m).__name__}-{type(r).__name__}" for m, r, _ in TURNED]
+)
+def test_the_gradients_norm_is_that_of_the_loss_whatever_the_rule_follows(method, rule, problem):
+    drawn = [problem.draw(seed, dtype=torch.float64) for seed in (0, 1)]
+    block, unseen = (Block(drawn, method, rule, [0, 1], [0.1, 0.03], Settings(20, dtype=torch.float64)) for _ in range(2))
+    for step in range(5):
+        block.find_gradients(step)
+        found = block.probe(None, False)["gradient_norm"]
+        for seed, rate in np.ndindex(2, 2):
+            own = {name: tensor.expand(2, 2, *tensor.shape[2:])[seed, rate] for name, tensor in block.params.items()}
+            leaves = {name: own[name].clone().requires_grad_() for name in block.trainable}
+            batch = None if block.batch is None else block.batch[seed, 0]
+            at = Step(step, 20, block.at.generators[seed : seed + 1])
+            total = drawn[seed].loss(method.weight(own | leaves, at), batch)
+            penalty = method.penalty(own | leaves)
+            grads = torch.autograd.grad(total if penalty is None else total + penalty.sum(), list(leaves.values()))
+            expected = torch.cat([grad.flatten() for grad in grads]).norm()
+            torch.testing.assert_close(found[seed, rate], expected, rtol=1e-8, atol=1e-12)
+        block.step()
+        unseen.find_gradients(step)
+        unseen.step()
+    assert all(torch.equal(block.params[name], tensor) for name, tensor in unseen.params.items())  # measuring moves nothing
+
+
+def test_a_rule_that_follows_the_gradient_itself_pays_nothing_for_its_norm():
+    for method in (LoRA(2), OPLoRA(2), AdaLoRA(2)):
+        block = Block([MatrixFactorization((9, 7)).draw(0)], method, Adam(), [0], [0.1], Settings(5))
+        block.find_gradients(0)
+        assert block.loss_gradients() is block.grads
 
 
 @pytest.mark.parametrize("level", probes.LEVELS)

@@ -6,7 +6,7 @@ from factor_pairs import TARGET, check_lanes, factors, farthest, refactored, wal
 
 from bench.runs import run
 from linalg import InputError, polar_factor
-from optimizers import LoRAMuon
+from optimizers import Adam, LoRAMuon, Muon
 from parameterizations import Full, LoRA, OPLoRA
 from problems import MatrixFactorization
 
@@ -26,11 +26,13 @@ def test_a_step_is_the_steepest_in_the_spectral_norm_on_each_side(scale):
         torch.testing.assert_close(move, -lr / 2 * u[:, :2] @ vt[:2])
 
 
-def test_the_factors_do_not_matter():
+def test_the_factors_do_not_matter_where_to_adam_and_muon_they_do():
     start = factors()
     for ridge, within in ((0.0, 1e-11), (1e-5, 1e-3)):
         rule = LoRAMuon(ridge=ridge)
         assert farthest(walk(rule, start, 0.1, 20)[1], walk(rule, refactored(start), 0.1, 20)[1]) < within
+    for rule in (Adam(), Muon()):
+        assert farthest(walk(rule, start, 0.1, 20)[1], walk(rule, refactored(start), 0.1, 20)[1]) > 0.1
 
 
 def test_the_scale_does_not_matter():

@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass, replace
 import numpy as np
 import pytest
 import torch
-from catalogue import members
+from catalogue import counted, members
 
 import optimizers
 from bench.engine import Block, Settings
@@ -25,6 +25,23 @@ SEEDS = (3, 8)
 REGAUGES = {"als", "geolora"}  # at rate zero they change the factors, but not their product
 TAKES_NO_RATE = {"svd_oracle"}
 WELL_DEFINED = {"soap": {"one_sided": True}}  # else it turns a kernel, whose basis hangs on the rounding of the gradient
+OPTIONS = {
+    "flora of sums": ("flora", {"accumulation": 2}),
+    "flora without a past": ("flora", {"beta1": 0.0}),
+    "geolora with adam": ("geolora", {"core_rule": "adam"}),
+    "geolora with no steps on the core": ("geolora", {"core_rule": "adam", "coefficient_steps": 0}),
+    "lbfgs of three pairs": ("lbfgs", {"history_size": 3, "line_search": "none"}),
+    "lora_pro by gradient descent": ("lora_pro", {"rule": "sgd"}),
+    "lorsum with momentum": ("lorsum", {"momentum": 0.9}),
+    "momentum of nothing": ("momentum", {"momentum": 0.0}),
+    "riemannian_gd with momentum": ("riemannian_gd", {"momentum": 0.9}),
+    "rmsprop with momentum": ("rmsprop", {"momentum": 0.9}),
+    "scaled_gd with momentum": ("scaled_gd", {"momentum": 0.9}),
+    "sgd with momentum": ("sgd", {"momentum": 0.9}),
+    "shampoo with roots for three steps": ("shampoo", {"interval": 3}),
+    "soap of one side": ("soap", {"one_sided": True}),
+}
+VARIANTS = CONFIGS | {name: replace(CONFIGS[module], **options) for name, (module, options) in OPTIONS.items()}
 every_rule = pytest.mark.parametrize("name", CONFIGS)
 every_shape = pytest.mark.parametrize("shape", [(9, 6), (6, 9)])
 
@@ -46,12 +63,12 @@ def rates_of(rule):
     return np.geomspace(*rule.span, 5)[:3].tolist()
 
 
-def start(name, rates=None, seeds=SEEDS, shape=(9, 6), dtype=torch.float64, problem=None, steps=12, rule=None):
+def start(name, rates=None, seeds=SEEDS, shape=(9, 6), dtype=torch.float64, problem=None, steps=12, rule=None, method=None):
     rule = rule or CONFIGS[name]
     problem = problem or problem_for(rule, shape)
     instances = [problem.draw(seed, dtype=dtype) for seed in seeds]
     settings = Settings(steps, dtype=dtype, probes="none")
-    block = Block(instances, companion(rule), rule, seeds, rates_of(rule) if rates is None else rates, settings)
+    block = Block(instances, method or companion(rule), rule, seeds, rates_of(rule) if rates is None else rates, settings)
     block.taken = 0
     return block
 
@@ -194,6 +211,23 @@ def test_the_state_takes_the_bytes_that_it_says(name):
     assert wrapped or rule.state_bytes(block.state) == 6 * rule.state_bytes(lane.state)
     again = rule.state_bytes(walked(block, 8).state)
     assert again == taken, "a state that grows is allocated at the start"
+
+
+def test_every_rule_but_that_of_another_library_has_a_formula_for_its_state():
+    assert [name for name, rule in CONFIGS.items() if not rule.memory] == ["torch"]
+
+
+@pytest.mark.parametrize("rank", [2, 4, 6])
+@every_shape
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "torch"])
+def test_the_memory_counts_what_is_kept_for_a_matrix_or_a_pair(name, shape, rank):
+    rule = VARIANTS[name]
+    if hasattr(rule, "rank"):  # of a projection, which may reach the smaller side and pass it
+        rule = replace(rule, rank=3 * rank // 2)
+    method = next(method for method in (Full(), LoRA(rank), SVD(rank), LoRAFA(rank)) if rule.supports(method) is None)
+    block = walked(start(name, [rule.span[0]], SEEDS[:1], shape, rule=rule, method=method), 4)
+    kept = counted(rule.memory, rule, m=shape[0], n=shape[1], r=rank)
+    assert rule.state_bytes(block.state) == 8 * kept  # float64, and the seed of a projection, one a lane here, is an int64
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name not in TAKES_NO_RATE])

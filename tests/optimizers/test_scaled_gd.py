@@ -60,6 +60,17 @@ def test_the_condition_number_slows_gradient_descent_alone():
     assert plain[2] == float("inf")
 
 
+def test_without_a_ridge_a_condition_of_a_thousand_costs_no_step():
+    # the default ridge, 1e-6, beside a smallest singular value of 1e-3 makes 256 and 52 steps of 113 and 20
+    took = []
+    for condition in (1, 1000):
+        target = lowrank(20, 20, torch.logspace(0, -1, RANK, base=condition, dtype=torch.float64))
+        start = {"left": torch.zeros(20, RANK).double(), "right": gaussian(RANK, 20, seed=9) / 20**0.5}
+        took.append([iterations(ScaledGD(ridge=0), target, lr, start) for lr in (0.1, 0.5)])
+    assert took[0] == pytest.approx(took[1], abs=1)
+    assert max(took[0]) < 150
+
+
 def test_lanes():
     check_lanes(ScaledGD(), 0.4)
 

@@ -6,9 +6,12 @@ from by_hand import gaussian
 from lanes_alone import Walk, assert_a_lost_lane_leaves_the_rest, assert_block_steps_as_lanes_alone, assert_runs
 from pytorch_optimizer import Shampoo as Twin
 
+from bench.runs import run
 from linalg import InputError
 from optimizers import Shampoo
 from optimizers.shampoo import inverse_root
+from parameterizations import LoRA
+from problems import MatrixFactorization
 
 SHAPES = {"tall": (6, 3), "wide": (3, 5), "bias": (4,)}
 
@@ -47,7 +50,7 @@ def test_the_roots_are_those_of_the_last_computation():
     for step, grad in enumerate(grads):
         rule.update(params, {"w": grad}, state, lr, step)
         left, right = left + grad @ grad.T, right + grad.T @ grad
-        if step in (0, 3, 6):
+        if step in (0, 1, 2, 5):  # each of the first three, then every third
             roots = []
             for statistics in (left, right):
                 u, s, vh = torch.linalg.svd(statistics)
@@ -56,6 +59,20 @@ def test_the_roots_are_those_of_the_last_computation():
     torch.testing.assert_close(params["w"], expected, rtol=1e-8, atol=1e-8)
     once = Shampoo()
     assert rule.state_bytes(state) == 4 * 16 * 8 == 2 * once.state_bytes(once.init(params))
+
+
+@pytest.mark.parametrize("interval", [5, 20])
+def test_roots_are_not_kept_before_there_is_anything_to_take_them_of(interval):
+    """The gradient of LoRA's A is zero at first, beside a B of zero: the root of nothing would be eps^(-1/4)."""
+    problem = MatrixFactorization(shape=(32, 24), kind="low_rank", rank=4)
+    options = {"lr": 0.03, "seeds": 2, "steps": 300, "dtype": "float64", "probes": "none"}
+    kept, always = (run(problem, LoRA(4), Shampoo(interval=each), **options) for each in (interval, 1))
+    assert (kept.lanes.final_loss < 0.01 * kept.lanes.initial_loss).all()
+    for lane, curve in kept.curves.groupby("lane"):
+        assert curve.loss.max() <= 1.01 * curve.loss.iloc[0]
+        fresh = always.curves[always.curves.lane == lane]
+        early = curve.step <= interval
+        assert (curve.loss[early].to_numpy() == fresh.loss[fresh.step <= interval].to_numpy()).all()
 
 
 def test_a_root_undoes_its_power_and_a_lost_matrix_is_lost_alone():

@@ -102,6 +102,23 @@ def test_the_basis_of_a_kernel_does_not_hang_on_rounding():
     assert eigenbasis(torch.full((3, 3), torch.nan)).isnan().all()
 
 
+def test_on_a_tall_factor_the_path_hangs_on_rounding_but_for_one_sided():
+    target, scales = gaussian(24, 3, seed=1), torch.linspace(1, 0.1, 24).double()[:, None]
+    apart = {}
+    for one_sided in (False, True):
+        rule, paths = SOAP(interval=1, one_sided=one_sided), []
+        for noise in (0.0, 1e-15):
+            params = {"w": torch.zeros(24, 3).double()}
+            state = rule.init(params)
+            for step in range(40):
+                rounding = noise * gaussian(24, 3, seed=100 + step)
+                rule.update(params, {"w": scales * (params["w"] - target) + rounding}, state, 0.03, step)
+            paths.append(params["w"])
+        apart[one_sided] = (paths[1] - paths[0]).norm() / paths[0].norm()
+    assert apart[False] > 1e-3
+    assert apart[True] < 1e-11
+
+
 def test_it_finds_the_minimum_of_a_quadratic_at_a_falling_rate():
     target, params = gaussian(5, 4, seed=8), {"w": torch.zeros(5, 4).double()}
     rule, scales = SOAP(), torch.logspace(0, -1, 5).double()[:, None]

@@ -4,7 +4,8 @@ import pytest
 import torch
 from by_hand import gaussian, seeded
 
-from bench.engine import Block, Settings
+from bench import probes
+from bench.engine import Block, Settings, snapshot
 from bench.runs import run
 from linalg import FactoredMatrix, InputError
 from optimizers import SGD, Adam
@@ -63,6 +64,14 @@ def test_a_new_domain_starts_from_a_fresh_draw_that_the_rates_share():
         assert drawn.abs().max() <= 7**-0.5
     assert not torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[1], draws[2])
+
+
+def test_it_trains_one_pair_whatever_it_keeps():
+    built = block(TASKS, CoLoR(rank=2), Adam(), 30)
+    trained(built, 30)
+    assert {name: tuple(tensor.shape[2:]) for name, tensor in built.trainable.items()} == {"left": (9, 2), "right": (2, 7)}
+    assert built.params["kept_left"].shape[2:] == (2, 9, 2)
+    assert built.params["kept_right"].shape[2:] == (2, 2, 7)
 
 
 def test_in_the_first_domain_it_is_lora():
@@ -127,6 +136,18 @@ def test_every_probe_is_measured_with_several_adapters(problem, probes):
         assert last["rank"].gt(0).all()
         assert last.step_length.notna().all()
         assert len(done.spectra[done.spectra.step == 12]) > 0
+
+
+def test_a_step_far_below_the_rounding_of_the_base_has_its_length():
+    method, (m, n, r) = CoLoR(rank=2), (40, 30, 2)
+    params = {"left": gaussian(2, 1, m, r), "right": gaussian(2, 1, r, n, seed=1), "base": 1e3 * gaussian(2, 1, m, n, seed=2)}
+    params |= {"kept_left": gaussian(2, 1, 3, m, r, seed=3), "kept_right": gaussian(2, 1, 3, r, n, seed=4)}
+    moved = {name: tensor + 1e-9 * gaussian(*tensor.shape, seed=5) for name, tensor in params.items() if name in ("left", "right")}
+    expected = (moved["left"] @ moved["right"] - params["left"] @ params["right"]).norm(dim=(-2, -1))
+    before, after = snapshot(method.weight(params)), method.weight(params | moved)
+    found = probes.basic(after, before, {"left": params["left"]}, F64)["step_length"]
+    torch.testing.assert_close(found[..., 3], expected, rtol=1e-6, atol=0)
+    assert not found[..., :3].any()  # finished domains
 
 
 def test_one_pair_is_exported_and_several_are_not():

@@ -8,11 +8,12 @@ from functools import reduce
 import pytest
 import torch
 from by_hand import gaussian, gradients, half_squared, seeded, stacked
-from catalogue import members, small
+from catalogue import counted, members, small
 
 import parameterizations
 from linalg import FactoredMatrix, InputError, numerical_rank
-from parameterizations import LoRA, Parameterization, Step
+from parameterizations import OP, LoKr, LoRA, Parameterization, Step
+from parameterizations.lokr import split
 
 METHODS = members(parameterizations, Parameterization)
 CLASSES = [cls for found in METHODS.values() for cls in found]
@@ -66,6 +67,7 @@ VARIANTS = {
 }
 CONFIGS = {name: small(cls) for name, found in METHODS.items() for cls in found}
 CONFIGS |= {name: small(METHODS[module][0], **options) for name, (module, options) in VARIANTS.items()}
+COUNTED = [name for name in CONFIGS if "frozen outer factors" not in name]  # the formula is that of factors which train
 LAYERS = 3
 SHAPES = [(6, 6), (9, 5), (5, 9), (30, 24)]
 
@@ -108,6 +110,8 @@ def test_a_module_holds_one_frozen_dataclass_with_a_reference(module):
     assert is_dataclass(cls)
     assert cls.__dataclass_params__.frozen
     assert isinstance(cls.reference, str)
+    assert isinstance(cls.size, str)
+    assert cls.size
     assert cls.__doc__
 
 
@@ -190,6 +194,30 @@ def test_every_trainable_tensor_gets_a_finite_gradient(method, shape):
         for name, grad in grads.items():
             assert grad.shape == params[name].shape
             assert grad.isfinite().all()
+
+
+def sizes(method, m, n, layers):
+    """What a formula may name beside a method's own hyperparameters."""
+    known = {"m": m, "n": n, "r": getattr(method, "rank", 0), "L": layers}
+    if isinstance(method, LoKr):
+        known |= zip("abcd", (*split(m, method.factor), *split(n, method.factor)), strict=True)
+    if isinstance(method, OP):
+        known["over_size"] = counted(method.inner.size, method.inner, **sizes(method.inner, m, n, layers))
+    return known
+
+
+@pytest.mark.parametrize("rank", [2, 4])
+@pytest.mark.parametrize("shape", [*SHAPES, (5, 4), (4, 5)])
+@pytest.mark.parametrize("name", COUNTED)
+def test_the_size_counts_what_trains_for_one_weight_and_for_a_stack(name, shape, rank):
+    method = replace(CONFIGS[name], **({"rank": rank} if hasattr(CONFIGS[name], "rank") else {}))
+    together = "layers" in method.needs and "L" in method.size
+    for layers, lead in ((1, ()), (LAYERS, (LAYERS,))):
+        base, target = gaussian(*lead, *shape, seed=77), gaussian(*lead, *shape, seed=99)
+        options = {"base": base, "gradient": lambda weight, target=target: weight - target}
+        params = Parameterization.init(method, shape, generator=seeded(), layers=layers if lead else None, **options)
+        trained = sum(tensor.numel() for key, tensor in params.items() if key not in method.frozen)
+        assert trained == counted(method.size, method, **sizes(method, *shape, layers)) * (1 if together else layers)
 
 
 @every_method

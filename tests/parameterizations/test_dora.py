@@ -6,7 +6,7 @@ from by_hand import gaussian, seeded
 from bench.runs import run
 from linalg import InputError
 from optimizers import Adam
-from parameterizations import DoRA, Step
+from parameterizations import DoRA, LoRA, Step
 from problems import LinearRegression
 
 SHAPES = [(9, 5), (5, 9), (6, 6)]
@@ -35,6 +35,13 @@ def test_it_starts_at_the_pretrained_weight_with_its_rows_lengths(shape):
     base, params = start(DoRA(rank=2), shape)
     torch.testing.assert_close(params["magnitude"], base.square().sum(-1).sqrt())
     torch.testing.assert_close(DoRA(rank=2).weight(params).dense(), base, rtol=1e-14, atol=1e-14)
+
+
+@every_shape
+def test_its_pair_starts_as_loras(shape):
+    _, params = start(DoRA(rank=2), shape)
+    plain = LoRA(rank=2).init(shape, generator=seeded(), dtype=torch.float64)
+    assert all(torch.equal(params[name], plain[name]) for name in ("left", "right"))
 
 
 @every_shape

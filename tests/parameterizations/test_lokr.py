@@ -108,6 +108,16 @@ def test_the_product_of_batches_is_each_ones_product():
     torch.testing.assert_close(found[1, 2], torch.kron(first[1, 2], second[1, 0]))
 
 
+def test_what_is_drawn_is_uniform_within_one_over_the_root_of_its_columns():
+    params = LoKr(rank=100, decompose_both=True, factor=256).init((256 * 400, 256 * 300), generator=seeded())
+    for name, columns in (("first_left", 100), ("first_right", 256), ("second_left", 100)):
+        bound = columns**-0.5
+        assert 0.99 * bound < params[name].abs().max() <= bound
+        assert float(params[name].var()) == pytest.approx(bound**2 / 3, rel=0.03)
+    whole = LoKr(rank=200, factor=256).init((256 * 400, 256 * 300), generator=seeded())
+    assert float(whole["first"].var()) == pytest.approx(1 / 256 / 3, rel=0.03)
+
+
 @every_case
 def test_it_starts_at_zero_with_a_gradient(shape, options):
     method = LoKr(**options)

@@ -5,7 +5,7 @@ import torch
 from by_hand import seeded
 
 from linalg import InputError
-from parameterizations import Flora, LoRA, OPLoRA
+from parameterizations import Flora, LoRA, OPLoRA, Parameterization
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,16 @@ def test_b_starts_at_zero_so_that_the_update_does_bitwise(init):
     params = drawn(30, 40, rank=4, init=init)
     assert not params["left"].any()
     assert not LoRA(rank=4, init=init).weight(params).dense().any()
+
+
+@pytest.mark.parametrize("init", ["kaiming", "gaussian", "orthogonal"])
+@pytest.mark.parametrize(("m", "n", "r"), [(9, 5, 2), (5, 9, 5), (6, 6, 1)])
+def test_it_trains_r_times_both_sides(m, n, r, init):
+    method = LoRA(rank=r, init=init)
+    for layers in (None, 3):
+        params = Parameterization.init(method, (m, n), base=torch.zeros(*([] if layers is None else [layers]), m, n), layers=layers)
+        trained = sum(tensor.numel() for name, tensor in params.items() if name not in method.frozen)
+        assert trained == (layers or 1) * r * (m + n)
 
 
 def test_kaiming_is_uniform_within_one_over_the_root_of_the_inputs():

@@ -190,6 +190,14 @@ def test_lora_ga_reaches_a_change_whose_rows_its_gradient_has():
     assert int(torch.linalg.matrix_rank(change + params["left"] @ params["right"])) == 3
 
 
+@every_shape
+@every_start
+def test_the_start_that_is_kept_does_not_train(init, shape):
+    method, params, _, _ = begin(init, shape)
+    assert {name for name in params if name not in method.frozen} == {"left", "right"}
+    assert params["left"].numel() + params["right"].numel() == 3 * sum(shape)
+
+
 @every_start
 def test_a_stack_starts_every_layer_from_its_own_part(init):
     base, target = gaussian(4, 6, 5, seed=1), gaussian(4, 6, 5, seed=2)

@@ -31,6 +31,13 @@ def test_after_k_restarts_the_weight_has_rank_k_plus_one_times_r(shape, restarts
     assert (numerical_rank(values, shape, F64) == min(2 * (restarts + 1), *shape)).all()
 
 
+@pytest.mark.parametrize("shape", BOTH_WAYS)
+def test_it_trains_what_one_lora_does_at_a_time(shape):
+    block = block_of(MatrixFactorization(shape=shape), ReLoRA(rank=2, interval=3), Adam(), steps=10)
+    assert block.run().parameters == 2 * sum(shape)
+    assert all(tensor.shape[2:] in ((shape[0], 2), (2, shape[1])) for tensor in block.trainable.values())
+
+
 @pytest.mark.parametrize("alpha", [None, 6.0])
 @pytest.mark.parametrize("shape", BOTH_WAYS)
 def test_a_restart_leaves_the_weight_where_it_was_and_draws_another_a(shape, alpha):

@@ -91,6 +91,16 @@ def test_it_trains_on_inputs_too(dtype):
     assert loss[-1] < 0.2 * loss[0]
 
 
+def test_it_starts_from_gaussian_gates_a_uniform_a_and_nothing_in_b():
+    params = SoRA(300).init((400, 500), generator=seeded(), dtype=F64)
+    gate = params["gate"]
+    assert abs(float(gate.mean())) < 4 / 300**0.5  # four standard errors
+    assert float(gate.std()) == pytest.approx(1, abs=4 / 600**0.5)
+    assert not params["left"].any()
+    assert float(params["right"].abs().max()) == pytest.approx(500**-0.5, rel=1e-3)
+    assert float(params["right"].std()) == pytest.approx((3 * 500) ** -0.5, rel=0.01)
+
+
 @pytest.mark.parametrize(("options", "key"), [({"xi": -1}, "xi"), ({"alpha": 0}, "alpha"), ({"proximal": "hard"}, "proximal")])
 def test_an_option_out_of_range_is_refused_by_name(options, key):
     with pytest.raises(InputError, match=f"^{key}="):

@@ -53,25 +53,9 @@ def test_losses_are_those_of_each_clients_own_weight(reduction):
     torch.testing.assert_close(drawn.loss(FactoredMatrix((weight,))), total)
 
 
-@pytest.mark.parametrize("reduction", ["sum", "mean"])
-def test_stacked_clients_have_the_gradients_of_autograd(reduction):
-    alone = [draw(seed, reduction=reduction) for seed in range(2)]
-    drawn = type(alone[0]).stack(alone)
-    pair = gaussian(2, 4, 3, 9, 2, seed=1).requires_grad_(), gaussian(2, 4, 3, 2, 6, seed=2).requires_grad_()
-    for factors in (pair, (pair[0].detach() @ pair[1].detach(),)):
-        leaves = tuple(factor.detach().requires_grad_() for factor in factors)
-        expected = torch.autograd.grad(drawn.loss(FactoredMatrix(leaves)).sum(), leaves)
-        weight = FactoredMatrix(leaves)
-        pulled = torch.autograd.grad(weight.parts, leaves, drawn.gradient(weight))
-        torch.testing.assert_close(pulled, expected)
-    lane = FactoredMatrix((pair[0][1, 2].detach(), pair[1][1, 2].detach()))
-    for name, value in alone[1].measure(lane).items():
-        torch.testing.assert_close(drawn.measure(FactoredMatrix(tuple(x.detach() for x in pair)))[name][1, 2], value)
-
-
 @pytest.mark.parametrize(
     ("options", "key"),
-    [({"clients": 0}, "clients"), ({"rank": 7}, "rank"), ({"share": "all"}, "share"), ({"condition": 0.5}, "condition")],
+    [({"clients": 0}, "clients"), ({"rank": 7}, "rank"), ({"condition": 0.5}, "condition")],
 )
 def test_an_option_out_of_range_is_refused_by_name(options, key):
     with pytest.raises(InputError, match=f"^{key}="):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from by_hand import gaussian
-from through_engine import METHODS, assert_gradients_are_those_of, reached
+from through_engine import reached
 
 from linalg import FactoredMatrix, InputError
 from problems import MatrixSensing
@@ -39,24 +39,12 @@ def half_mean_square(instance, weight):
     return 0.5 * residual[..., : instance.training].square().mean(-1)
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 @every_problem
-def test_the_gradient_is_that_of_autograd(problem, method):
-    instance = draw(problem)
+def test_the_loss_is_the_half_mean_square_scaled_as_asked(problem):
+    instance, weight = draw(problem), gaussian(3, *problem.shape)
     energy = instance.values[: instance.training].square().mean()
-    factor = {"sum": 1.0, "mean": 2.0, "relative": lambda own: 2 / own.values[: own.training].square().mean()}[problem.reduction]
-    times = factor if callable(factor) else lambda own: factor
-    assert energy > 0
-    assert_gradients_are_those_of(problem, lambda own, weight: times(own) * half_mean_square(own, weight), method)
-
-
-@every_problem
-def test_the_loss_is_the_half_mean_square_with_or_without_a_base_or_a_pair(problem):
-    instance = draw(replace(problem, reduction="sum"))
-    base, left, right = gaussian(*instance.shape), gaussian(3, instance.shape[0], 2), gaussian(3, 2, instance.shape[1])
-    for weight in (FactoredMatrix((left, right)), FactoredMatrix((left, right), base), FactoredMatrix((left @ right,), base)):
-        torch.testing.assert_close(instance.loss(weight), half_mean_square(instance, weight.dense()))
-        torch.testing.assert_close(instance.measure(weight)["loss"], half_mean_square(instance, weight.dense()))
+    factor = {"sum": 1.0, "mean": 2.0, "relative": 2 / energy}[problem.reduction]
+    torch.testing.assert_close(instance.loss(FactoredMatrix((weight,))), factor * half_mean_square(instance, weight))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -86,15 +74,6 @@ def test_without_noise_the_loss_is_zero_at_the_truth_and_with_it_half_its_varian
 def test_the_truth_has_the_spectrum_asked_for():
     values = np.linalg.svd(draw(MatrixSensing(rank=3, condition=10)).truth, compute_uv=False)
     np.testing.assert_allclose(values[:4], [1, 0.55, 0.1, 0], atol=1e-14)
-
-
-@every_problem
-def test_a_seed_decides_the_instance(problem):
-    first, again, other = draw(problem, 3), draw(problem, 3), draw(problem, 4)
-    for name, value in vars(first).items():
-        if isinstance(value, torch.Tensor) and not name.startswith("_"):
-            assert torch.equal(value, getattr(again, name))
-            assert name == "weight" or not torch.equal(value, getattr(other, name))
 
 
 def test_a_rank_one_measurement_takes_its_two_vectors_and_no_matrix():
@@ -138,11 +117,7 @@ def test_noise_leaves_the_error_of_least_squares_on_the_tangent_space():
     [
         ({"rank": 25}, "rank"),
         ({"condition": 0.5}, "condition"),
-        ({"sensing": "fourier"}, "sensing"),
-        ({"samples": -1}, "samples"),
-        ({"noise": -1}, "noise"),
         ({"validation": 0}, "validation"),
-        ({"reduction": "max"}, "reduction"),
     ],
 )
 def test_an_option_out_of_range_is_refused_by_name(options, key):

@@ -96,24 +96,11 @@ def test_pixels_are_split_into_exact_parts():
 
 @pytest.mark.parametrize("problem", COMPLETIONS, ids=name)
 def test_a_seed_decides_the_split(problem):
-    first, again, other = problem.draw(0, dtype=F64), problem.draw(0, dtype=F64), problem.draw(1, dtype=F64)
-    for field in ("observed", "values", "validation", "validation_values", "test", "test_values", "unit", "weight"):
-        assert torch.equal(getattr(first, field), getattr(again, field))
+    first, other = problem.draw(0, dtype=F64), problem.draw(1, dtype=F64)
     assert not torch.equal(first.observed, other.observed)
     assert not torch.equal(first.test, other.test)
     for index in (first.observed, first.validation, first.test):
         assert (index.diff() > 0).all()
-
-
-@pytest.mark.parametrize("problem", COMPLETIONS, ids=name)
-def test_seeds_stack(problem):
-    drawn = [problem.draw(seed, dtype=F64) for seed in range(3)]
-    weight = random_weight(drawn[0].shape, lead=(3, 2))
-    stacked = type(drawn[0]).stack(drawn).measure(weight)
-    for seed, instance in enumerate(drawn):
-        lane = FactoredMatrix(tuple(factor[seed, 1] for factor in weight.factors))
-        for key, value in instance.measure(lane).items():
-            torch.testing.assert_close(stacked[key][seed, 1], value)
 
 
 # --- no leakage ------------------------------------------------------------------------------------------------------
@@ -235,14 +222,10 @@ def test_reductions_rescale_one_loss(problem):
 # --- gradients and learning ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("problem", "dense"),
-    [(MovieLens(), True), (MovieLens(shape=(0, 0)), False), (LectureRatings(shape=(500, 0)), False), (Inpainting(), True)],
-    ids=["dense", "gathered", "gathered lectures", "picture"],
-)
-def test_gradients_agree_with_autograd_of_the_loss(problem, dense):
+@pytest.mark.parametrize("problem", [MovieLens(shape=(0, 0)), LectureRatings(shape=(500, 0))], ids=["movielens", "lecture_ratings"])
+def test_gradients_of_few_entries_agree_with_autograd_of_the_loss(problem):
     drawn = problem.draw(0, dtype=F64)
-    assert (drawn.observed.numel() > 0.05 * drawn.rows * drawn.columns) == dense
+    assert drawn.observed.numel() < 0.05 * drawn.rows * drawn.columns
     left, right = (factor.requires_grad_() for factor in random_weight(drawn.shape).factors)
     expected = torch.autograd.grad(drawn.loss(FactoredMatrix((left, right))), (left, right))
     for gradient, truth in zip(drawn.gradient(FactoredMatrix((left, right))), expected, strict=True):
@@ -292,13 +275,6 @@ def test_the_genes_that_vary_most_are_kept():
     torch.testing.assert_close(cut.var(0), whole.var(0).sort(descending=True).values[:50])
 
 
-def test_all_seeds_share_the_genes():
-    problem = GeneExpression()
-    assert torch.equal(problem.draw(0).target, problem.draw(1).target)
-    stacked = type(problem.draw(0)).stack([problem.draw(0), problem.draw(1)])
-    assert stacked.measure(random_weight(stacked.shape, lead=(2, 1)))["loss"].shape == (2, 1)
-
-
 # --- photographs -----------------------------------------------------------------------------------------------------
 
 
@@ -346,19 +322,11 @@ def test_the_hidden_picture_is_the_photograph_less_the_mean_of_what_is_trained_o
     ("problem", "options"),
     [
         (MovieLens, {"shape": (1, 60)}),
-        (MovieLens, {"shape": (-1, 60)}),
-        (MovieLens, {"shape": 60}),
         (MovieLens, {"shape": (True, 60)}),
         (MovieLens, {"test": 0}),
         (MovieLens, {"validation": 1.5}),
-        (MovieLens, {"center": "median"}),
         (MovieLens, {"ridge": (0, 1)}),
-        (MovieLens, {"ridge": 3.0}),
-        (LectureRatings, {"normalize": "max"}),
-        (LectureRatings, {"reduction": "max"}),
-        (GeneExpression, {"data": "liver"}),
         (GeneExpression, {"shape": (64, 1.5)}),
-        (Inpainting, {"image": "lena"}),
         (Inpainting, {"shape": (1, 9)}),
         (Inpainting, {"observed": 0}),
         (Inpainting, {"validation": 0}),

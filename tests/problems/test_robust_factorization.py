@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from by_hand import gaussian
-from through_engine import METHODS, assert_gradients_are_those_of, reached
+from through_engine import reached
 
 from linalg import FactoredMatrix, InputError
 from problems import RobustFactorization
@@ -26,14 +26,6 @@ def loss_of(instance, weight, loss):
         return torch.nn.functional.huber_loss(weight, instance.observed, reduction="sum", delta=instance.delta)
     residual = (weight - instance.observed) / instance.delta
     return instance.delta**2 * ((1 + residual.square()).sqrt() - 1).sum()
-
-
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-@pytest.mark.parametrize("shape", [(24, 20), (20, 24)])
-@every_loss
-def test_the_gradient_is_that_of_autograd(loss, shape, method):
-    problem = RobustFactorization(shape=shape, loss=loss, delta=0.7, noise=0.3)
-    assert_gradients_are_those_of(problem, lambda instance, weight: loss_of(instance, weight, loss), method)
 
 
 @every_loss
@@ -87,14 +79,6 @@ def test_without_errors_the_loss_is_zero_at_the_truth_and_with_them_at_what_was_
     assert float(spoiled.measure(FactoredMatrix((spoiled.hidden,)))["relative_error"]) == 0
 
 
-def test_a_seed_decides_the_instance():
-    problem = RobustFactorization(shape=(9, 8))
-    first, again, other = draw(problem, 3), draw(problem, 3), draw(problem, 4)
-    for name in ("hidden", "observed"):
-        assert torch.equal(getattr(first, name), getattr(again, name))
-        assert not torch.equal(getattr(first, name), getattr(other, name))
-
-
 def pull_of_outliers(delta, p, freedom, entries):
     """The relative error of a least squares fit on the other entries to a pull of ±delta root mean squares by a share p of all.
 
@@ -130,9 +114,6 @@ def test_the_squared_loss_is_off_by_the_outliers_themselves():
         ({"rank": 65}, "rank"),
         ({"condition": 0.5}, "condition"),
         ({"outliers": 1.5}, "outliers"),
-        ({"magnitude": -1}, "magnitude"),
-        ({"noise": -1}, "noise"),
-        ({"loss": "cauchy"}, "loss"),
         ({"delta": 0}, "delta"),
     ],
 )

@@ -165,16 +165,6 @@ def test_backpropagation_is_autograd(setting, rank, batch_size):
         torch.testing.assert_close(loss[seed, rate].detach(), expected[setting])
 
 
-@every_setting
-def test_stacked_instances_measure_as_each_alone(setting):
-    alone = [draw(setting, seed) for seed in range(2)]
-    drawn = type(alone[0]).stack(alone)
-    weights = 0.2 * gaussian(2, 3, drawn.layers, 64, 64)
-    together = drawn.measure(FactoredMatrix((weights,)))
-    for name, value in alone[1].measure(FactoredMatrix((weights[1, 2],))).items():
-        torch.testing.assert_close(together[name][1, 2], value)
-
-
 def test_accuracy_counts_the_test_digits_of_all_domains():
     drawn, weight = draw("continual"), 0.2 * gaussian(2, 64, 64)
     measured = drawn.measure(FactoredMatrix((weight,)))
@@ -253,7 +243,6 @@ def test_batches_train(setting):
 @pytest.mark.parametrize(
     ("options", "key"),
     [
-        ({"setting": "both"}, "setting"),
         ({"angle": 181}, "angle"),
         ({"domains": 0}, "domains"),
         ({"clusters": 0}, "clusters"),

@@ -135,16 +135,6 @@ def test_the_uniform_target_has_one_dominant_direction():
 # What the best weight of a rank reaches
 
 
-@every_reduction
-@pytest.mark.parametrize("problem", APPROXIMATIONS.values(), ids=APPROXIMATIONS)
-def test_the_best_of_a_rank_is_the_loss_of_the_truncated_svd(problem, reduction):
-    instance = draw(problem, reduction=reduction)
-    u, s, vt = np.linalg.svd(instance.target.numpy(), full_matrices=False)
-    for rank in (0, 1, 2, 5, len(s)):
-        truncated = FactoredMatrix((torch.tensor(u[:, :rank] * s[:rank]) @ torch.tensor(vt[:rank]),))
-        assert instance.best(rank) == pytest.approx(float(instance.loss(truncated)), rel=1e-9, abs=1e-25)
-
-
 def alternating_least_squares(x, y, rank, seed, rounds=400):
     """½ ‖L R X - Y‖² at a local minimum over L (m, r) and R (r, n)."""
     left = gaussian(y.shape[0], rank, seed=seed)
@@ -158,27 +148,12 @@ def alternating_least_squares(x, y, rank, seed, rounds=400):
 
 
 @pytest.mark.parametrize("samples", [0, 40, 10])
-def test_the_best_of_a_regression_is_what_alternating_least_squares_and_the_whitened_svd_reach(samples):
+def test_the_best_of_a_regression_is_what_alternating_least_squares_reach(samples):
     instance = LinearRegression(shape=(8, 12), rank=3, noise=0.5, samples=samples).draw(0, dtype=torch.float64)
     x, y = instance.inputs, instance.outputs - instance.pretrained @ instance.inputs
-    basis, deviations, _ = np.linalg.svd(x.numpy(), full_matrices=False)
-    whitened = y.numpy() @ np.linalg.pinv(x.numpy()) @ basis * deviations
-    tail = np.linalg.svd(whitened, compute_uv=False)
-    unreachable = float(y.square().sum()) - float((tail**2).sum())
     for rank in (1, 2, 4):
         reached = min(float(alternating_least_squares(x, y, rank, seed)) for seed in range(3))
         assert instance.best(rank) == pytest.approx(reached, rel=1e-6)
-        assert instance.best(rank) == pytest.approx(0.5 * ((tail[rank:] ** 2).sum() + unreachable), rel=1e-9)
-    assert instance.best(0) == pytest.approx(0.5 * float(y.square().sum()))
-    assert instance.best(8) == pytest.approx(0.5 * unreachable, abs=1e-12)
-
-
-def test_without_noise_an_update_of_the_hidden_rank_reaches_zero():
-    instance = draw(LinearRegression(shape=(8, 12), rank=3))
-    assert instance.best(3) == pytest.approx(0, abs=1e-14)
-    assert instance.best(2) > 1e-4
-    update = instance.target - instance.pretrained
-    assert float(instance.loss(FactoredMatrix((update,), instance.base))) < 1e-25
 
 
 def test_the_best_of_a_completion_is_zero_from_the_hidden_rank_on_and_unknown_below_or_with_noise():
@@ -290,7 +265,7 @@ def test_without_a_hidden_matrix_the_relative_error_is_that_of_the_test_entries(
     torch.testing.assert_close(instance.measure(FactoredMatrix((w,)))["relative_error"], expected)
 
 
-# Losses and gradients
+# Losses
 
 
 @pytest.mark.parametrize(
@@ -316,92 +291,6 @@ def test_a_reduction_scales_the_sum_of_squares(problem, reduction, expected):
     torch.testing.assert_close(instance.loss(FactoredMatrix((w,))), expected(residual, start, fraction))
 
 
-def weights_for(instance, *leading):
-    bases = [instance.base] if instance.base is not None else [None, gaussian(*instance.shape, seed=9)]
-    return [make(instance.shape, *leading, base=base) for make in (thin, thick) for base in bases]
-
-
-@every_reduction
-@every_problem
-def test_the_loss_is_what_it_measures(problem, reduction):
-    instance = draw(problem, reduction=reduction)
-    for weight in weights_for(instance):
-        torch.testing.assert_close(instance.loss(weight), instance.measure(weight)["loss"])
-
-
-def assert_autograd_agrees(instance, weight, batch=None):
-    """The parts' gradients, pulled back to the factors, are those of the loss."""
-    pulled = torch.autograd.grad(weight.parts, weight.factors, instance.gradient(weight, batch), retain_graph=True)
-    torch.testing.assert_close(pulled, torch.autograd.grad(instance.loss(weight, batch).sum(), weight.factors))
-
-
-@every_reduction
-@every_problem
-def test_a_gradient_is_that_of_autograd(problem, reduction):
-    instance = draw(problem, reduction=reduction)
-    for weight in weights_for(instance):
-        assert_autograd_agrees(instance, weight)
-
-
-@every_problem
-def test_a_part_that_asks_for_no_gradient_gets_none_and_where_none_asks_all_get_theirs(problem):
-    instance = draw(problem)
-    weight = thin(instance.shape, base=instance.base)
-    full = instance.gradient(weight)
-    left, right = (part.detach() for part in weight.factors)
-    for asks, kept in (((True, False), 0), ((False, True), 1)):
-        factors = left.clone().requires_grad_(asks[0]), right.clone().requires_grad_(asks[1])
-        grads = instance.gradient(FactoredMatrix(factors, instance.base, 0.3))
-        torch.testing.assert_close(grads[kept], full[kept])
-        assert grads[1 - kept] is None
-    torch.testing.assert_close(instance.gradient(FactoredMatrix((left, right), instance.base, 0.3)), full)
-
-
-@every_problem
-def test_a_gradient_leaves_its_parts_and_the_instance_as_they_were(problem):
-    instance = draw(problem)
-    for weight in weights_for(instance):
-        before = [part.detach().clone() for part in weight.parts]
-        first = instance.gradient(weight)
-        again = instance.gradient(weight)
-        assert all(torch.equal(part, kept) for part, kept in zip(weight.parts, before, strict=True))
-        torch.testing.assert_close(first, again)
-
-
-@every_reduction
-@every_problem
-def test_stacked_instances_equal_each_alone(problem, reduction):
-    alone = [draw(problem, seed, reduction=reduction) for seed in range(3)]
-    together = type(alone[0]).stack(alone)
-    assert together.shape == alone[0].shape
-    for make in (thin, thick):
-        block = make(together.shape, 3, 2, base=together.base)
-        loss, grads, measures = together.loss(block), together.gradient(block), together.measure(block)
-        for seed, instance in enumerate(alone):
-            for rate in range(2):
-                lane = FactoredMatrix(tuple(f[seed, rate].detach() for f in block.factors), instance.base, 0.3)
-                torch.testing.assert_close(loss[seed, rate], instance.loss(lane))
-                torch.testing.assert_close(tuple(grad[seed, rate] for grad in grads), instance.gradient(lane))
-                for name, value in instance.measure(lane).items():
-                    torch.testing.assert_close(measures[name][seed, rate], value)
-
-
-@every_problem
-def test_a_base_of_its_own_in_every_lane_is_taken_off_the_target(problem):
-    # what flora makes of a run: the base differs from lane to lane and changes as it goes
-    instance = type(draw(problem)).stack([draw(problem, seed) for seed in range(2)])
-    for seed in (5, 6):
-        for make in (thin, thick):
-            assert_autograd_agrees(instance, make(instance.shape, 2, 3, base=gaussian(2, 3, *instance.shape, seed=seed)))
-
-
-@every_problem
-def test_one_instance_serves_blocks_of_any_size_in_any_order(problem):
-    instance = type(draw(problem)).stack([draw(problem, seed) for seed in range(2)])
-    for rates in (3, 1, 4, 3):
-        assert_autograd_agrees(instance, thin(instance.shape, 2, rates, base=instance.base))
-
-
 # Batches
 
 
@@ -423,12 +312,6 @@ def test_the_gradient_and_the_loss_of_all_batches_average_to_those_of_all_sample
 
 
 @pytest.mark.parametrize("make", [thin, thick])
-def test_the_gradient_of_a_batch_is_that_of_autograd(make):
-    instance = regression_of_batches()
-    assert_autograd_agrees(instance, make(instance.shape, base=instance.base), torch.tensor([4, 1]))
-
-
-@pytest.mark.parametrize("make", [thin, thick])
 def test_a_batch_of_all_samples_in_any_order_is_the_full_gradient(make):
     instance = regression_of_batches(samples=9, batch_size=9)
     weight = make(instance.shape, base=instance.base)
@@ -447,100 +330,36 @@ def test_batches_are_drawn_evenly_and_without_repetition():
     assert (share - 3 / 8).abs().max() < 4 * math.sqrt(3 / 8 * 5 / 8 / draws)
 
 
-def test_a_batch_of_stacked_instances_comes_one_from_each_generator():
-    alone = [LinearRegression(shape=(24, 20), rank=2, batch_size=5).draw(seed, dtype=torch.float64) for seed in range(3)]
-    together = type(alone[0]).stack(alone)
-    batch = together.batch(Step(0, generators=[seeded(seed) for seed in range(3)]))
-    assert batch.shape == (3, 1, 5)
-    block = thin(together.shape, 3, 2, base=together.base)
-    grads, loss = together.gradient(block, batch), together.loss(block, batch)
-    for seed, instance in enumerate(alone):
-        own = instance.batch(Step(0, generators=[seeded(seed)]))
-        assert torch.equal(own, batch[seed, 0])
-        for rate in range(2):
-            lane = FactoredMatrix(tuple(f[seed, rate].detach() for f in block.factors), instance.base, 0.3)
-            torch.testing.assert_close(tuple(grad[seed, rate] for grad in grads), instance.gradient(lane, own))
-            torch.testing.assert_close(loss[seed, rate], instance.loss(lane, own))
+# Options
 
 
 @every_problem
-def test_without_a_batch_size_every_step_sees_everything(problem):
-    assert draw(problem).batch(Step(0, generators=[seeded()])) is None
-
-
-# Draws
-
-
-def tensors(instance):
-    return {name: value for name, value in vars(instance).items() if isinstance(value, torch.Tensor) and not name.startswith("_")}
-
-
-@every_problem
-def test_a_seed_decides_the_instance_in_every_precision(problem):
-    first, again, single = draw(problem, 3), draw(problem, 3), problem.draw(3, dtype=torch.float32)
-    for name, value in tensors(first).items():
-        assert torch.equal(value, tensors(again)[name])
-        kept = tensors(single)[name]
-        assert kept.dtype == (torch.float32 if value.is_floating_point() else value.dtype)
-        assert torch.equal(kept, value.to(kept.dtype))
-
-
-@every_problem
-def test_another_seed_is_another_instance(problem):
-    same = torch.equal(draw(problem, 3).truth, draw(problem, 4).truth)
-    assert same == isinstance(problem, Hilbert)
-
-
-@every_problem
-def test_a_draw_leaves_the_global_random_numbers_alone(problem):
-    before = torch.get_rng_state()
-    problem.draw(0)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-@every_problem
-def test_a_problem_trains_in_the_precision_that_it_names(problem):
-    assert problem.draw(0).truth.dtype == problem.dtype
-    assert problem.dtype == (
-        torch.float64 if isinstance(problem, (Hilbert, IllConditioned, DeepMatrixCompletion)) else torch.float32
-    )
+def test_a_problem_where_rounding_decides_trains_in_float64(problem):
+    double = isinstance(problem, (Hilbert, IllConditioned, DeepMatrixCompletion))
+    assert problem.dtype == (torch.float64 if double else torch.float32)
 
 
 @pytest.mark.parametrize(
     ("build", "key"),
     [
-        (lambda: MatrixFactorization(kind="low-rank"), "kind"),
-        (lambda: MatrixFactorization(shape=(3, 0)), "shape"),
         (lambda: MatrixFactorization(kind="low_rank", rank=65), "rank"),
         (lambda: MatrixFactorization(kind="low_rank", rank=2, spectrum=(1.0,)), "spectrum"),
         (lambda: MatrixFactorization(kind="low_rank", rank=2, spectrum=(1.0, -1.0)), "spectrum"),
-        (lambda: MatrixFactorization(normalize="frobenius"), "normalize"),
-        (lambda: MatrixFactorization(reduction="max"), "reduction"),
         (lambda: Hilbert(shape=(0, 4)), "shape"),
         (lambda: IllConditioned(condition=0.5), "condition"),
         (lambda: IllConditioned(condition=1e13), "condition"),
-        (lambda: IllConditioned(spectrum="linear"), "spectrum"),
         (lambda: IllConditioned(shape=(4, 4), rank=5), "rank"),
         (lambda: LinearRegression(shift=0), "shift"),
         (lambda: LinearRegression(samples=10, batch_size=11), "samples|batch_size"),
-        (lambda: LinearRegression(noise=-1), "noise"),
         (lambda: MatrixCompletion(observed=0), "observed"),
         (lambda: MatrixCompletion(shape=(4, 4), rank=1, observed=1).draw(), "observed"),
         (lambda: MatrixCompletion(shape=(4, 4), rank=1, observed=0.01).draw(), "observed"),
         (lambda: MatrixCompletion(validation=0), "validation"),
-        (lambda: Hilbert().draw(-1), "seed"),
-        (lambda: Hilbert().draw(1.5), "seed"),
     ],
 )
 def test_an_option_out_of_range_is_refused_by_name(build, key):
     with pytest.raises(InputError, match=f"^({key})="):
         build()
-
-
-def test_a_configurations_lists_become_tuples():
-    problem = MatrixFactorization(shape=[6, 5], kind="low_rank", rank=2, spectrum=[2.0, 1.0])
-    assert problem == MatrixFactorization(shape=(6, 5), kind="low_rank", rank=2, spectrum=(2.0, 1.0))
-    assert hash(problem) is not None
 
 
 # Files
