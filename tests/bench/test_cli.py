@@ -281,6 +281,7 @@ def test_every_shipped_experiment_runs_for_a_few_steps(name, tmp_path, capsys, m
     monkeypatch.chdir(tmp_path)
     small = [
         "steps=3",
+        "warmup=0",
         "lr.count=1",
         "lr.values=null",
         "lr.extend=0",
