@@ -46,8 +46,10 @@ class StoredCell:
 
     @cached_property
     def curves(self) -> pd.DataFrame:
-        """The reporting seeds' curves."""
+        """The reporting seeds' curves; empty where they were not kept."""
         table = self.store.load(self.key, "curves")
+        if not len(table):  # a packed store may have none
+            return table
         return table.loc[table["role"] == "report"].copy()  # a copy lets go of the tuning seeds'
 
     @cached_property

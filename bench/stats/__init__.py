@@ -4,10 +4,11 @@ from bench.stats.intervals import Interval, interquartile_mean, interval, median
 from bench.stats.paired import EQUAL, Comparison, compare, log_ratios
 from bench.stats.profiles import performance_profile, probability_of_improvement, superiority
 from bench.stats.quantiles import quantiles
-from bench.stats.rates import best_of, expected_best, window_decades, within
+from bench.stats.rates import SOLVED, best_of, expected_best, window_decades, within
 
 __all__ = [
     "EQUAL",
+    "SOLVED",
     "Comparison",
     "Interval",
     "best_of",

@@ -6,6 +6,9 @@ from math import comb
 import numpy as np
 
 
+SOLVED = 1e-12  # a share of the excess loss below this is none: float32 tells no more apart
+
+
 def within(best: float) -> float:
     """The most that may remain of the excess loss for a rate to be in the window: ten times the best's, but no more than half
     way back from it to the start."""
@@ -20,7 +23,8 @@ def window_decades(remaining: Mapping[float, float], chosen: float) -> float:
     """
     if not np.isfinite(remaining[chosen]):
         return 0.0
-    inside = [rate for rate, left in remaining.items() if left <= within(remaining[chosen])]
+    most = within(max(remaining[chosen], SOLVED))
+    inside = [rate for rate, left in remaining.items() if left <= most]
     return float(np.log10(max(inside) / min(inside)))
 
 

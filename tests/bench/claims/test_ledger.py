@@ -207,3 +207,10 @@ def test_verdicts_are_the_five():
     assert VERDICTS == ("holds", "holds with a condition", "does not hold", "inconclusive", "not run")
     assert ledger.VERDICTS is VERDICTS
     assert _ledger.anchor("op_lora.C5") == "op_lorac5"
+
+
+def test_general_claims_come_first_and_numbers_count_as_numbers():
+    names = ["op_lora.C10", "op_lora.C2", "general.adam", "op_lora.C2/b", "geolora.a"]
+    assert sorted(names, key=ledger._place) == ["general.adam", "geolora.a", "op_lora.C2", "op_lora.C2/b", "op_lora.C10"]
+    found = [name for name in claims() if name.startswith("op_lora.C")]
+    assert found == sorted(found, key=lambda name: int(name.removeprefix("op_lora.C")))
