@@ -27,7 +27,7 @@ from linalg import InputError
 HELP = """usage: python -m bench [OVERRIDE ...]           run a sweep: any keys of the configuration, commas sweep
        python -m bench experiment=NAME [...]    run a named sweep
        python -m bench list                     what there is on each axis, and what does not go together
-       python -m bench plot [FIGURE ...]        draw a sweep's figures again from what is stored
+       python -m bench plot [figure=A,B]        draw a sweep's figures again, for papers with --width column or page
        python -m bench table                    print a sweep's table of winners again
        python -m bench report                   write a sweep's report, a page that opens from disk
        python -m bench compare A B              two methods, or two folders of results, on the same seeds
@@ -215,16 +215,10 @@ def list_axes(arguments: list[str]) -> int:
 
 
 def plot(arguments: list[str]) -> int:
-    """Draw a sweep's figures again from what is stored."""
-    from bench import plots
+    """Draw a sweep's figures again from what is stored, as PNG, SVG and PDF."""
+    from bench.plots import _command
 
-    parser = argparse.ArgumentParser(prog="python -m bench plot", description=plot.__doc__)
-    parser.add_argument("figures", nargs="*", help=f"of {', '.join(plots.FIGURES)}; all if none is named")
-    name, store, keys = stored_sweep(parser, arguments)
-    figures = parser.parse_args(arguments).figures or list(plots.FIGURES)
-    for path in plots.draw(store, name, keys, figures):
-        print(path)
-    return 0
+    return _command.main(arguments)
 
 
 def table(arguments: list[str]) -> int:

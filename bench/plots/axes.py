@@ -11,13 +11,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
+from bench.plots.sheet import MOST_TICKS, WIDE_ENOUGH, inside, most_ticks, sheet, size_of
 from bench.plots.style import FAINT
 
 SMALLEST = 1e-16  # anything below, zero included, is drawn here
-MOST_TICKS = 6
 ROOM = 1e3  # how far below the others' middle a line is followed, at least
 LABELLED = 0.2  # of the range in decades, beyond it where lines leave: their last values stand there
-MOST_STRIP = 0.4  # of a panel's height
+MOST_STRIP = (0.4, 0.6)  # of a panel's height, on a screen and in print
+ROW = 0.055
 APART = 0.07  # of a panel's height: between the middles of two tick labels
 DIGITS = ((1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9))
 
@@ -42,13 +43,13 @@ class View:
     low: float
     high: float
     rows: int = 0
-    row_height: float = 0.055
+    row_height: float = ROW
     blank: bool = False
 
     @property
     def strip(self) -> float:
         """The strip's share of the panel's height."""
-        return min(MOST_STRIP, 0.02 + self.row_height * self.rows) if self.rows else 0.0
+        return min(MOST_STRIP[sheet().is_printed], 0.02 + self.row_height * self.rows) if self.rows else 0.0
 
     @property
     def top(self) -> float:
@@ -63,10 +64,11 @@ class View:
         """Set the y axis, tick it, and set the strip apart, its name among the tick labels."""
         axes.set_yscale("log")
         axes.set_ylim(self.low, self.top)
-        ticks, minor = ([], []) if self.blank else log_ticks(self.low, self.high)
+        ticks, minor = ([], []) if self.blank else log_ticks(self.low, self.high, most_ticks(axes)[1])
         if self.rows:
             middle = self.row((self.rows - 1) / 2)
-            apart = (self.top / self.low) ** APART
+            apart = (self.top / self.low) ** max(APART, 1.1 * sheet().tick / 72 / inside(axes)[1] if sheet().is_printed else 0.0)
+            label = label if not sheet().is_printed or size_of(axes)[0] >= WIDE_ENOUGH else "∞"
             ticks = [(value, text if value * apart <= middle else "") for value, text in ticks] + [(middle, label)]
             edge = 1 - self.strip
             axes.add_patch(Rectangle((0, edge), 1, self.strip, transform=axes.transAxes, color="#F3F3F3", zorder=0.6, lw=0))
@@ -123,28 +125,28 @@ def finite(values: np.ndarray) -> np.ndarray:
     return np.maximum(values[np.isfinite(values)], SMALLEST)
 
 
-def log_ticks(low: float, high: float) -> tuple[list[Tick], list[float]]:
+def log_ticks(low: float, high: float, most: int = MOST_TICKS) -> tuple[list[Tick], list[float]]:
     """Major and minor ticks: powers of ten where there are two of them or more between `low` and `high`, else round numbers."""
     first, last = np.ceil(np.log10(low) - 1e-9), np.floor(np.log10(high) + 1e-9)
     powers = np.arange(first, last + 1)
     minor: list[float] = []
     if len(powers) >= 2:
-        stride = -(-len(powers) // MOST_TICKS)
+        stride = -(-len(powers) // most)
         ticks = [(float(10**power), power_of_ten(int(power))) for power in powers if power % stride == 0]
         fine = [10.0**power * digit for power in np.arange(first - 1, last + 1) for digit in range(2, 10)]
         minor = fine if stride == 1 and len(powers) <= 4 else [float(10**power) for power in powers]
     else:
-        ticks = [(step, f"{step:.6g}") for step in round_numbers(low, high)]
+        ticks = [(step, f"{step:.6g}") for step in round_numbers(low, high, most)]
     return ticks, [value for value in minor if low <= value <= high]
 
 
-def round_numbers(low: float, high: float) -> list[float]:
+def round_numbers(low: float, high: float, most: int = MOST_TICKS) -> list[float]:
     """A few numbers with few digits between two that are less than a hundredfold apart."""
     powers = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     for digits in DIGITS:
         found = [10.0**power * digit for power in powers for digit in digits if low <= 10.0**power * digit <= high]
         if len(found) >= 3:
-            return found if len(found) <= MOST_TICKS else found[::2]
+            return found[:: -(-len(found) // most)]
     return [float(step) for step in MaxNLocator(4).tick_values(low, high) if low <= step <= high]
 
 
@@ -153,7 +155,7 @@ def tick_steps(axes: Axes, last: float) -> None:
     axes.set_xscale("symlog", linthresh=1, linscale=0.4)
     axes.set_xlim(-0.06, max(last, 1) * 1.15)
     powers = range(int(np.log10(max(last, 1))) + 1)
-    stride = -(-len(powers) // MOST_TICKS)
+    stride = -(-len(powers) // most_ticks(axes)[0])
     ticks = [(0.0, "0")] + [(10.0**power, str(10**power) if power < 4 else power_of_ten(power)) for power in powers[::stride]]
     set_ticks(axes.xaxis, ticks, [10.0**power * digit for power in powers for digit in range(2, 10) if 10**power * digit <= last])
     axes.set_xlabel("step")

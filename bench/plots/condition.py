@@ -1,6 +1,7 @@
 """Conditions along the run: of the product, of its factors, and of the Gauss-Newton map."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,6 +14,7 @@ from bench.plots.layout import finish, frame, name_panel, read_as, say
 from bench.plots.style import REFERENCE
 from bench.plots.sweep import Line, Panel
 
+INFINITE: dict[str, Any] = {"ls": "none", "marker": "_", "ms": 7, "mew": 2}
 QUANTITIES = {
     "condition_product": (r"$\sigma_1\,/\,\sigma_r$", "singular values of the update", "Condition of the learned update"),
     "condition_factors": (r"$\sigma_1\,/\,\sigma_r$", "singular values of the worst factor", "Condition of the worst factor"),
@@ -35,13 +37,13 @@ def figure_of(quantity: str, optimizer: str, panels: Sequence[Panel]) -> Figure 
     shown = [curve.line for each in curves for curve in each if curve.drawn]
     if not shown:
         return None
-    figure, grid = frame(panels)
+    figure, grid = frame(len(panels))
     infinite = [draw_panel(axes, quantity, panel, each) for axes, panel, each in zip(grid, panels, curves, strict=True)]
     labels = dict.fromkeys(line.label for panel in panels for line in panel.lines)
     absent = [label for label in labels if label not in {line.label for line in shown}]
     reading = read_as("interquartile band", panels, "report", "at the learning rate that tuning chose")
     reading += f" No values: {', '.join(absent)}." if absent else ""
-    others = [Line2D([], [], ls="none", marker="_", ms=7, mew=2, color=REFERENCE, label="infinite")] if any(infinite) else []
+    others = [Line2D([], [], **INFINITE, color=REFERENCE, label="infinite")] if any(infinite) else []
     finish(figure, f"{QUANTITIES[quantity][2]} with {optimizer}: low and level is benign", reading, shown, others)
     return figure
 
@@ -67,6 +69,6 @@ def draw_panel(axes: Axes, quantity: str, panel: Panel, curves: Sequence[Curve])
     draw_curves(axes, view, drawn, told="^")
     for row, curve in enumerate(reversed(singular)):
         x = curve.x[np.isinf(curve.middle)]
-        axes.plot(x, np.full(len(x), view.row(row)), ls="none", marker="_", ms=7, mew=2, color=curve.line.look.colour, zorder=4)
+        axes.plot(x, np.full(len(x), view.row(row)), **INFINITE, color=curve.line.look.colour, zorder=4)
         connect(axes, view, curve, view.row(row))
     return bool(singular)

@@ -8,9 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.plots.axes import View, tick_steps
+from bench.plots.axes import ROW, View, tick_steps
 from bench.plots.curves import Curve, connect, draw_curves, note_row, reach, view_of
 from bench.plots.layout import finish, frame, name_panel, note, read_as, say
+from bench.plots.sheet import row_share, rows_beyond, sheet
 from bench.plots.style import REFERENCE
 from bench.plots.sweep import Line, Panel
 from bench.stored import StoredCell
@@ -18,7 +19,7 @@ from bench.stored import StoredCell
 
 def figures(optimizer: str, panels: Sequence[Panel]) -> dict[str, Figure]:
     """The test error, or the training loss where nothing is held out, against the step."""
-    figure, grid = frame(panels)
+    figure, grid = frame(len(panels), grow=rows_beyond(max(sum(bool(lost(line.cell)) for line in panel.lines) for panel in panels)))
     others: dict[str, Line2D] = {}
     for axes, panel in zip(grid, panels, strict=True):
         others |= draw_panel(axes, panel)
@@ -55,7 +56,7 @@ def draw_panel(axes: Axes, panel: Panel) -> dict[str, Line2D]:
         say(axes, "not measured")
         return {}
     start = max((curve.middle[0] for curve in curves if curve.drawn and np.isfinite(curve.middle[0])), default=np.inf)
-    view = view_of(curves, start=start, also=bounds.values(), rows=len(fallen))
+    view = view_of(curves, start=start, also=bounds.values(), rows=len(fallen), row_height=row_share(axes, ROW))
     view.apply(axes, "diverged")
     tick_steps(axes, max((curve.x[-1] for curve in curves if curve.drawn), default=1.0))
     draw_curves(axes, view, curves)
@@ -83,7 +84,8 @@ def draw_divergence(axes: Axes, view: View, row: int, curve: Curve) -> None:
 
 def cross(colour: str, x: Sequence[float] | np.ndarray = (), y: Sequence[float] | np.ndarray = (), **options: Any) -> Line2D:
     colour = REFERENCE if colour == "none" else colour
-    return Line2D(x, y, ls="none", marker="x", ms=5, mew=1.4, color=colour, zorder=4, **options)
+    stroke = sheet().stroke
+    return Line2D(x, y, ls="none", marker="x", ms=5 * stroke, mew=1.4 * stroke, color=colour, zorder=4, **options)
 
 
 def floors(lines: Sequence[Line]) -> dict[float, float]:

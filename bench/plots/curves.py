@@ -2,19 +2,20 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from bench.plots.axes import ROOM, SMALLEST, View, fit_view
-from bench.plots.layout import EXIT, size_of
-from bench.plots.style import NOTE
+from bench.plots.axes import ROOM, ROW, SMALLEST, View, fit_view
+from bench.plots.layout import EXIT
+from bench.plots.sheet import inside, sheet
 from bench.plots.sweep import Line
 from bench.stats import quantiles
 
-MARKED = 7  # points a line that carry the method's marker, about
 CROWD = 8  # lines from which on bands are fainter
 MOST_TOLD = 4  # values beside triangles
+ON_EDGE: dict[str, Any] = {"mec": "white", "mew": 0.5, "clip_on": False, "zorder": 5, "label": EXIT}
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def view_of(
     also: Iterable[float] = (),
     room: tuple[float, float] = (ROOM, np.inf),
     rows: int = 0,
-    row_height: float = 0.055,
+    row_height: float = ROW,
 ) -> View:
     """The range that shows the curves, and the values `also` where they are near (see `fit_view`), with a strip above it."""
     fitted = fit_view([(curve.low, curve.middle, curve.high) for curve in curves], start, [*also], room)
@@ -69,7 +70,7 @@ def draw_curves(axes: Axes, view: View, curves: Sequence[Curve], *, alpha: float
             if at is not None:
                 place = (curve.x[at], view.low if side == "v" else view.high)
                 colour = curve.line.look.colour
-                axes.plot(*place, marker=side, ms=6, color=colour, mec="white", mew=0.5, clip_on=False, zorder=5, label=EXIT)
+                axes.plot(*place, marker=side, ms=6 * sheet().stroke, color=colour, **ON_EDGE)
                 if side in told and beyond < MOST_TOLD:
                     tell_exit(axes, curve, place, at, side, beyond)
                     beyond += 1
@@ -79,7 +80,7 @@ def draw_curve(axes: Axes, view: View, curve: Curve, alpha: float) -> None:
     """The median and its band, both kept below the strip. Points not measured are left out, infinite ones leave a gap."""
     measured = ~np.isnan(curve.middle)
     x, low, middle, high = (each[measured] for each in (curve.x, curve.low, curve.middle, curve.high))
-    every = max(1, len(x) // MARKED)
+    every = max(1, len(x) // sheet().marked)
     look = curve.line.look
     finite = np.where(np.isinf(middle), np.nan, middle)
     (drawn,) = axes.plot(x, finite, **look.line, markevery=(look.slot % every, every), label=curve.line.label, zorder=3)
@@ -98,7 +99,7 @@ def exit_point(curve: Curve, view: View, side: str) -> int | None:
 def tell_exit(axes: Axes, curve: Curve, place: tuple[float, float], at: int, side: str, above: int) -> None:
     """The value beside a triangle, over those that are there already."""
     value = curve.middle[at]
-    away = 4 + 1.15 * NOTE * above
+    away = 4 + 1.15 * sheet().note * above
     right = reach(axes, place[0]) > 0.5
     axes.annotate(
         f"{value:.0e}" if value > SMALLEST else f"≤{SMALLEST:.0e}",
@@ -107,7 +108,7 @@ def tell_exit(axes: Axes, curve: Curve, place: tuple[float, float], at: int, sid
         textcoords="offset points",
         ha="right" if right else "left",
         va="bottom" if side == "v" else "top",
-        size=NOTE,
+        size=sheet().note,
         color=curve.line.look.colour,
         bbox={"color": "white", "alpha": 0.7, "pad": 0.5, "lw": 0},
         annotation_clip=False,
@@ -121,13 +122,12 @@ def connect(axes: Axes, view: View, curve: Curve, y: float) -> None:
     for i in np.flatnonzero(infinite[1:] != infinite[:-1]):
         ends = [(curve.x[j], y if infinite[j] else curve.middle[j]) for j in (i, i + 1)]
         if all(infinite[j] or curve.middle[j] <= view.high for j in (i, i + 1)):  # else it has left by the top already
-            axes.plot(*zip(*ends, strict=True), color=curve.line.look.colour, lw=1.0, ls=(0, (1, 1)), zorder=2.8)
+            axes.plot(*zip(*ends, strict=True), color=curve.line.look.colour, lw=sheet().stroke, ls=(0, (1, 1)), zorder=2.8)
 
 
 def note_row(axes: Axes, view: View, row: int, line: Line, text: str, *, left: bool = False) -> None:
     """Words at an end of a line's row in the strip."""
-    height = 0.65 * size_of(axes)[1] * 72  # of the panel in points, about
-    size = min(NOTE, view.strip / view.rows * height)
+    size = min(sheet().note, view.strip / view.rows * inside(axes)[1] * 72)
     place, side = (0.01, "left") if left else (0.99, "right")
     axes.text(
         place, view.row(row), text, transform=axes.get_yaxis_transform(), ha=side, va="center", size=size, color=line.look.colour

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -11,54 +12,51 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
-from bench.plots.style import LINE, NOTE, PANEL, REFERENCE, TEXT, TITLE
+from bench.plots.sheet import NARROWEST, inside, sheet
+from bench.plots.style import LINE, REFERENCE
 from bench.plots.sweep import Line, Panel
+from bench.plots.words import POINT, wrapped
 
-SIZE = (3.3, 2.75)  # inches of a panel
-ALONE = (5.6, 3.7)  # of the only one
 EXIT = "_exit"  # label of what marks a line that leaves its panel
 PAD = (0.07, 0.045)  # inches beside, and above and below, a panel with all that stands there
-POINT = 1 / 72
-GLYPH = 0.53  # width of DejaVu Sans's mean character, in font sizes
 
 
-def frame(panels: Sequence[Panel]) -> tuple[Figure, list[Axes]]:
-    """A figure with an axes for each panel, titled."""
-    columns = {1: 1, 2: 2, 4: 2}.get(len(panels), 3 if len(panels) <= 12 else 4)
-    rows = -(-len(panels) // columns)
-    width, height = ALONE if len(panels) == 1 else SIZE
-    width *= 1.15 if columns == 2 else 1
-    figure = Figure(figsize=(columns * width, rows * height))
+def frame(count: int, *, narrowest: float = NARROWEST, least: float = 0.0, grow: float = 0.0) -> tuple[Figure, list[Axes]]:
+    """A figure with that many panels.
+
+    Args:
+        narrowest: inches that a printed panel needs.
+        least: inches of height that a panel needs.
+        grow: inches that panels are higher than usual.
+    """
+    columns, width, height = sheet().grid(count, narrowest)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(columns * width, rows * (max(height, least) + grow)))
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid[len(panels) :]:
+    for axes in grid[count:]:
         axes.remove()
-    return figure, list(grid[: len(panels)])
-
-
-def size_of(axes: Axes) -> tuple[float, float]:
-    """Inches of a panel's share of the grid, wide and high."""
-    figure, grid = axes.figure, axes.get_gridspec()
-    assert isinstance(figure, Figure)
-    assert grid is not None
-    width, height = figure.get_size_inches()
-    return width / grid.ncols, height / grid.nrows
+    return figure, list(grid[:count])
 
 
 def name_panel(axes: Axes, problem: str, measure: str) -> None:
-    """The problem with its settings, and below it what is measured, broken to the panel's width."""
-    inches = 0.8 * size_of(axes)[0]
+    """The problem with its settings, and below it what is measured, broken to the panel's width; in print the axis says that."""
+    inches = inside(axes)[0]
+    title: dict[str, Any] = {"loc": "left", "weight": "bold", "y": 1.0, "parse_math": False}
+    if sheet().is_printed:
+        axes.set_title(wrapped(problem, inches, sheet().panel, bold=True), pad=3, **title)
+        return
     said = axes.annotate(
-        wrapped(measure, inches, NOTE),
+        wrapped(measure, inches, sheet().note),
         (0, 1),
         (0, 4),
         xycoords="axes fraction",
         textcoords="offset points",
-        size=NOTE,
+        size=sheet().note,
         color=REFERENCE,
     )
-    pad = 6 + 1.2 * NOTE * (said.get_text().count("\n") + 1)
-    axes.set_title(wrapped(problem, inches, PANEL, bold=True), loc="left", weight="bold", y=1.0, pad=pad, parse_math=False)
+    pad = 6 + 1.2 * sheet().note * (said.get_text().count("\n") + 1)
+    axes.set_title(wrapped(problem, inches, sheet().panel, bold=True), pad=pad, **title)
 
 
 def seeds(panels: Sequence[Panel], role: str) -> str:
@@ -81,6 +79,7 @@ def say(axes: Axes, text: str) -> None:
 
 def note(axes: Axes, text: str) -> None:
     """Words in the middle of a panel."""
+    text = wrapped(text, inside(axes)[0], sheet().text) if sheet().is_printed else text
     axes.text(0.5, 0.45, text, transform=axes.transAxes, ha="center", va="center", color=REFERENCE)
 
 
@@ -97,14 +96,33 @@ def finish(figure: Figure, title: str, reading: str, lines: Sequence[Line], othe
     handles = [*methods(lines), *others]
     legend = fitted_legend(figure, handles, width) if handles else None
     below = legend.get_window_extent().height / figure.dpi + 0.12 if legend else 0.0
-    title, reading = wrapped(title, width, TITLE, bold=True), wrapped(reading, width, TEXT)
-    heads = [1.25 * POINT * size * (text.count("\n") + 1) for text, size in ((title, TITLE), (reading, TEXT))]
-    above = sum(heads) + 0.25
+    sizes, stroke = (sheet().title, sheet().text), sheet().stroke
+    left = 0.12 * stroke if not sheet().is_printed else 0.05
+    title, reading = wrapped(title, width, sizes[0], bold=True), wrapped(reading, width, sizes[1])
+    heads = [1.25 * POINT * size * (text.count("\n") + 1) for text, size in zip((title, reading), sizes, strict=True)]
+    above = sum(heads) + 0.25 * stroke
     total = height + above + below
     figure.set_size_inches(width, total)
-    figure.text(0.12 / width, 1 - 0.08 / total, title, size=TITLE, weight="bold", va="top", linespacing=1.2)
-    figure.text(0.12 / width, 1 - (0.12 + heads[0]) / total, reading, size=TEXT, color=REFERENCE, va="top", linespacing=1.2)
+    figure.text(left / width, 1 - 0.08 * stroke / total, title, size=sizes[0], weight="bold", va="top", linespacing=1.2)
+    down = (0.12 * stroke + heads[0]) / total
+    figure.text(left / width, 1 - down, reading, size=sizes[1], color=REFERENCE, va="top", linespacing=1.2)
+    if sheet().is_printed:
+        say_once(figure)
     arrange(figure, below, height)
+
+
+def say_once(figure: Figure) -> None:
+    """Leave out the name of an axis where the panel to the left, or the one below, has the same."""
+    places = {}
+    for axes in figure.axes:
+        spec = axes.get_subplotspec()
+        assert spec is not None
+        places[spec.rowspan.start, spec.colspan.start] = (axes, axes.get_xlabel(), axes.get_ylabel())
+    for (row, column), (axes, below, beside) in places.items():
+        if (row, column - 1) in places and places[row, column - 1][2] == beside:
+            axes.set_ylabel("")
+        if (row + 1, column) in places and places[row + 1, column][1] == below:
+            axes.set_xlabel("")
 
 
 def arrange(figure: Figure, bottom: float, height: float) -> None:
@@ -139,7 +157,9 @@ def arrange(figure: Figure, bottom: float, height: float) -> None:
 def methods(lines: Sequence[Line]) -> list[Artist]:
     """A handle a label, in the order of the colours."""
     looks = {line.label: line.look for line in sorted(lines, key=lambda line: (line.look.slot, line.look.variant))}
-    return [Line2D([], [], label=textwrap.fill(label, 40), lw=LINE * 1.3, **look.line) for label, look in looks.items()]
+    return [
+        Line2D([], [], label=textwrap.fill(label, 40), lw=LINE * sheet().stroke * 1.3, **look.line) for label, look in looks.items()
+    ]
 
 
 def fitted_legend(figure: Figure, handles: Sequence[Artist], width: float) -> Legend:
@@ -155,14 +175,3 @@ def fitted_legend(figure: Figure, handles: Sequence[Artist], width: float) -> Le
     for text in legend.get_texts():
         text.set_parse_math(False)  # a setting's value may hold dollar signs
     return legend
-
-
-def wrapped(text: str, inches: float, size: float, *, bold: bool = False) -> str:
-    """Text broken into as few lines as fit a width; bold ones about equally long."""
-    widest = max(12, int(inches / (GLYPH * (1.18 if bold else 1) * size * POINT)))
-    lines = textwrap.wrap(text, widest)
-    longest = max(map(len, text.split()), default=0)
-    while bold and widest > longest and len(textwrap.wrap(text, widest - 1)) == len(lines):
-        widest -= 1
-        lines = textwrap.wrap(text, widest)
-    return "\n".join(lines)

@@ -12,18 +12,19 @@ from matplotlib.patches import Patch
 from bench.plots.axes import View, log_ticks, set_ticks
 from bench.plots.curves import Curve, connect, draw_curves, view_of
 from bench.plots.layout import finish, frame, name_panel, note, read_as, say
+from bench.plots.sheet import most_ticks, sheet
 from bench.plots.style import REFERENCE
-from bench.plots.sweep import Panel
+from bench.plots.sweep import Panel, has_curves
 from bench.stored import StoredCell, spread
 
-CHOSEN: dict[str, Any] = {"ms": 9, "markeredgecolor": "black", "markeredgewidth": 1.2, "ls": "none", "zorder": 6}
+CHOSEN: dict[str, Any] = {"markeredgecolor": "black", "markeredgewidth": 1.2, "ls": "none", "zorder": 6}
 
 
 def figures(optimizer: str, panels: Sequence[Panel]) -> dict[str, Figure]:
     """The measure that picks the rate, at the end of training, against the rate."""
-    figure, grid = frame(panels)
+    figure, grid = frame(len(panels))
     strips = [draw_panel(axes, panel) for axes, panel in zip(grid, panels, strict=True)]
-    others: list[Line2D | Patch] = [Line2D([], [], marker="o", color="white", label="chosen rate", **CHOSEN)]
+    others: list[Line2D | Patch] = [Line2D([], [], marker="o", color="white", label="chosen rate", ms=9 * sheet().stroke, **CHOSEN)]
     if any(strips):
         others.append(Patch(color=REFERENCE, label="share of seeds that diverge"))
     reading = read_as("full range", panels, "tune", "after training at each rate")
@@ -65,7 +66,8 @@ def draw_panel(axes: Axes, panel: Panel) -> bool:
 
 def starting_value(panel: Panel) -> float:
     """What the score is before training: 1 for a loss over its start, the largest of the lines' otherwise."""
-    starts = [line.cell.curve("validation_rmse")[1][:, :1].ravel() for line in panel.lines] if panel.lines[0].cell.held_out else []
+    cells = [line.cell for line in panel.lines if panel.lines[0].cell.held_out and has_curves(line.cell)]
+    starts = [cell.curve("validation_rmse")[1][:, :1].ravel() for cell in cells]
     found = np.concatenate([start[np.isfinite(start)] for start in starts]) if starts else np.ones(1)
     return float(found.max(initial=0)) or np.inf
 
@@ -75,14 +77,15 @@ def tick_rates(axes: Axes, curves: Sequence[Curve]) -> None:
     low, high = rates.min() / 1.6, rates.max() * 1.6
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    set_ticks(axes.xaxis, *log_ticks(low, high))
+    set_ticks(axes.xaxis, *log_ticks(low, high, most_ticks(axes)[0]))
 
 
 def mark_chosen(axes: Axes, view: View, curve: Curve) -> None:
     """The method's marker, larger and with a black edge, at the rate that tuning chose."""
     for i in np.flatnonzero(curve.x == (curve.line.cell.summary["chosen_lr"] or np.nan)):
         height = np.clip(curve.middle[i], view.low, view.high)  # a line that leaves the panel keeps its mark, on the edge
-        axes.plot(curve.x[i], height, marker=curve.line.look.marker, color=curve.line.look.colour, clip_on=False, **CHOSEN)
+        look = curve.line.look
+        axes.plot(curve.x[i], height, marker=look.marker, color=look.colour, ms=9 * sheet().stroke, clip_on=False, **CHOSEN)
 
 
 def draw_shares(axes: Axes, view: View, row: int, curve: Curve, shares: np.ndarray) -> None:

@@ -25,7 +25,7 @@ def figures(optimizer: str, panels: Sequence[Panel]) -> dict[str, Figure]:
     shown = [curve.line for each in curves for curve in each if curve.drawn]
     if not shown:
         return {}
-    figure, grid = frame(panels)
+    figure, grid = frame(len(panels))
     targets = [draw_panel(axes, panel, each) for axes, panel, each in zip(grid, panels, curves, strict=True)]
     reading = read_as("interquartile band", panels, "report", "after training at the learning rate that tuning chose")
     title = f"Spectrum of the update learned with {optimizer}: on the target's line is exact"

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib
 
 from bench.catalogue import entries
+from bench.plots.sheet import SCREEN, Sheet, drawn_on
 
 # Told apart with normal vision and with red or green blindness: Okabe and Ito's (2008) without black and yellow, then Tol's muted.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#332288", "#882255", "#999933", "#7F5539")
@@ -17,13 +18,9 @@ DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.5), (1.2, 1.2), (7, 1.5, 1.2,
 PINNED = ("full", "lora", "op_lora", "deep", "deep_lora", "flora")  # a name here keeps its look whatever the catalogue gains
 
 TRUTH, REFERENCE, FAINT = "#000000", "#555555", "#8A8A8A"
-TITLE, PANEL, TEXT, TICK, NOTE = 14.0, 11.0, 10.5, 9.5, 8.5  # points, in panels 3.3 inches wide
 LINE, MARKER = 1.5, 4.6
 SETTINGS: Any = {
     "font.family": "DejaVu Sans",
-    "font.size": TEXT,
-    "axes.labelsize": TEXT,
-    "axes.titlesize": PANEL,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -31,16 +28,11 @@ SETTINGS: Any = {
     "axes.axisbelow": True,
     "grid.color": "#E3E3E3",
     "grid.linewidth": 0.6,
-    "xtick.labelsize": TICK,
-    "ytick.labelsize": TICK,
-    "legend.fontsize": TEXT,
     "legend.frameon": False,
-    "lines.linewidth": LINE,
-    "lines.markersize": MARKER,
-    "figure.dpi": 150,  # what is saved with: texts are then measured once
-    "savefig.dpi": "figure",
+    "savefig.dpi": "figure",  # texts are then measured once
     "svg.fonttype": "none",
     "svg.hashsalt": "lowrank-bench",
+    "pdf.fonttype": 42,  # TrueType, which journals ask for
 }
 
 
@@ -93,9 +85,24 @@ def slots(names: Collection[str]) -> dict[str, int]:
 
 
 @contextmanager
-def house_style() -> Iterator[None]:
+def house_style(sheet: Sheet = SCREEN) -> Iterator[None]:
     """Matplotlib's defaults with ours on top, whatever the user's own settings; put back on leaving."""
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), drawn_on(sheet):
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(SETTINGS)
+        matplotlib.rcParams.update(SETTINGS | sizes(sheet))
         yield
+
+
+def sizes(sheet: Sheet) -> dict[str, Any]:
+    """What a sheet sets of matplotlib's parameters."""
+    return {
+        "font.size": sheet.text,
+        "axes.labelsize": sheet.text,
+        "axes.titlesize": sheet.panel,
+        "xtick.labelsize": sheet.tick,
+        "ytick.labelsize": sheet.tick,
+        "legend.fontsize": sheet.text,
+        "lines.linewidth": LINE * sheet.stroke,
+        "lines.markersize": MARKER * sheet.stroke,
+        "figure.dpi": sheet.dots,
+    }

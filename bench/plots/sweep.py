@@ -1,12 +1,16 @@
 """What a sweep's figures show: stored cells sorted into panels of labelled lines."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from bench.labels import differences, of_anything, of_method, of_problem, order
+from bench.packed import Packed
+from bench.plots.sheet import SCREEN, Sheet
 from bench.plots.style import Look, slots
 from bench.store import Store
 from bench.stored import StoredCell
+from bench.study import Study
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,30 @@ class Panel:
 
     title: str
     lines: list[Line]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is drawn of a sweep, and how it is kept.
+
+    Args:
+        problems, optimizers: by name; all where there are none.
+        sheet: what figures are made to fit.
+        kinds: of file, of png, svg and pdf.
+    """
+
+    problems: tuple[str, ...] = ()
+    optimizers: tuple[str, ...] = ()
+    sheet: Sheet = SCREEN
+    kinds: tuple[str, ...] = ("png", "svg")
+
+    def has(self, summary: Mapping[str, Any]) -> bool:
+        """Whether the cell with that summary is drawn."""
+        fits = {"problem": self.problems, "optimizer": self.optimizers}
+        return all(not wanted or summary[axis] in wanted for axis, wanted in fits.items())
+
+
+EVERY = Choice()
 
 
 def panels(store: Store, keys: Iterable[str]) -> dict[str, list[Panel]]:
@@ -82,4 +110,38 @@ def grouped(cells: Iterable[StoredCell], axis: str) -> dict[str, list[StoredCell
     found: dict[str, list[StoredCell]] = {}
     for cell in sorted(cells, key=lambda cell: cell.summary[axis]):
         found.setdefault(cell.summary[axis], []).append(cell)
+    return found
+
+
+def has_curves(cell: StoredCell) -> bool:
+    """Whether the cell's curves were kept; a packed store has those of some cells only."""
+    return not isinstance(cell.store, Packed) or len(cell.store.load(cell.key, "curves")) > 0
+
+
+def thinned(panels: Iterable[Panel], wanted: Callable[[StoredCell], bool]) -> list[Panel]:
+    """The panels with the lines of some cells only, looks and labels as they were; those without any left out."""
+    found = [replace(panel, lines=[line for line in panel.lines if wanted(line.cell)]) for panel in panels]
+    return [panel for panel in found if panel.lines]
+
+
+def with_the_best_optimizer(by_optimizer: Mapping[str, Iterable[Panel]]) -> list[Panel]:
+    """One line a parameterization, and settings of it: on each problem the cell of the optimizer that the tuning seeds prefer."""
+    lines = [line for panels in by_optimizer.values() for panel in panels for line in panel.lines]
+    places = {line.cell.summary["parameterization"]: line.look.slot for line in lines}
+    study = Study.of(line.cell for line in lines)
+    names = {method: method.rpartition(" + ")[0] for method in study.methods}
+    variants: dict[str, list[str]] = {}
+    for (_, method), cell in sorted(study.cells.items(), key=lambda item: order(item[1].settings, of_method)):
+        known = variants.setdefault(cell.summary["parameterization"], [])
+        known += [] if names[method] in known else [names[method]]
+    found = []
+    for problem in study.problems:
+        lines = []
+        for method in sorted(variants, key=places.__getitem__):
+            for variant, name in enumerate(variants[method]):
+                same = [each for each in study.methods_on(problem) if names[each] == name]
+                if same:
+                    cell = study.cells[problem, study.preferred(problem, same)]
+                    lines.append(Line(cell, name, Look(places[method], variant)))
+        found.append(Panel(problem, lines))
     return found

@@ -5,7 +5,6 @@ from math import comb
 
 import numpy as np
 
-
 SOLVED = 1e-12  # a share of the excess loss below this is none: float32 tells no more apart
 
 
