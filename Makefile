@@ -9,7 +9,7 @@ BENCH = $(RUN) -m bench
 LAUNCHER ?= hydra/launcher=joblib
 ARGS ?=
 
-.PHONY: help bench test test-full sweep plots perf table check format catalogue wheel clean
+.PHONY: help bench test test-full sweep plots perf table report claims check format catalogue wheel clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -40,6 +40,12 @@ perf: $(VENV)/.perf ## the engine's speed beside a plain torch loop and JAX (ARG
 
 table: $(VENV)/.bench ## print the latest sweep's winners again
 	$(BENCH) table $(ARGS)
+
+report: $(VENV)/.bench ## write the latest sweep's page (ARGS="--sweep default" another's)
+	$(BENCH) report $(ARGS)
+
+claims: $(VENV)/.bench ## settle the claims of the ledger: results/reference, an hour or more from nothing (ARGS=op_lora.C5 one claim)
+	$(BENCH) claims $(ARGS)
 
 check: $(VENV)/.dev ## format, lint and type checks
 	$(VENV)/bin/ruff format --check .
@@ -74,5 +80,5 @@ $(VENV)/.perf: $(VENV)/.bench
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.bench
-	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[data,parallel,dev]'
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[data,parallel,dev,browser]'
 	touch $@

@@ -1,4 +1,4 @@
-"""The ledger of claims: a paper's are in one file, or in several that name it as `LEDGER`; `python -m bench claims` settles them."""
+"""The ledger of claims: a file a paper, or several that name it as `LEDGER`; `python -m bench claims` settles them all."""
 
 import importlib
 import pkgutil

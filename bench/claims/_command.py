@@ -40,7 +40,8 @@ def main(arguments: list[str], sweep: Callable[[list[str]], int]) -> int:
                 raise InputError(f"{name}: {folder} holds no verdict on it; run python -m bench claims {name}")
         return 0
     if not options.stored:
-        run_missing(chosen, options.results, sweep)
+        experiments = [name for claim in chosen.values() for name in claim.experiments]
+        run_missing([*experiments, *([] if options.names else _ledger.ALSO)], options.results, sweep)
     settle(chosen, opened(options.results) if options.stored else Store(Path(options.results)), folder)
     return 0
 
@@ -61,17 +62,17 @@ def named(names: Sequence[str]) -> dict[str, Claim]:
     return found
 
 
-def run_missing(chosen: dict[str, Claim], results: str, sweep: Callable[[list[str]], int]) -> None:
-    """Run the experiments that claims are settled from; finished cells are kept, so that only what is missing runs.
+def run_missing(experiments: Sequence[str], results: str, sweep: Callable[[list[str]], int]) -> None:
+    """Run experiments; finished cells are kept, so that only what is missing runs.
 
     Raises:
         InputError: where one fails.
     """
     launcher = ["hydra/launcher=joblib"] if importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") else []
-    experiments = list(dict.fromkeys(name for claim in chosen.values() for name in claim.experiments))
+    experiments = list(dict.fromkeys(experiments))
     for i, name in enumerate(experiments):
         print(f"experiment {i + 1} of {len(experiments)}: {name}", file=sys.stderr)
-        if sweep([f"experiment={name}", f"results={results}", *launcher]):
+        if sweep([f"experiment={name}", f"results={results}", "figures=[]", *launcher]):
             raise InputError(f"experiment={name}: did not finish; the same command goes on from here")
 
 

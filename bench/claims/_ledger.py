@@ -15,6 +15,8 @@ from bench.plots.style import house_style
 from bench.stats import Interval
 from bench.store import Store, write, write_table
 
+DRAWN = ("default",)  # sweeps that the README speaks of, packed with their curves
+ALSO = (*DRAWN, "movielens")  # and without
 DATA, PAGE, MEASURED = "claims.json", "CLAIMS.md", "measured.parquet"
 
 
@@ -71,7 +73,7 @@ def publish(folder: Path, store: Store, settled: Mapping[str, tuple[Claim, Findi
     entries = {name: entries[name] for name in known if name in entries}
     write(folder / DATA, json.dumps(entries, indent=1))
     write_measured(folder / MEASURED, {name: evidence.measured for name, (_, _, evidence) in settled.items()}, entries)
-    keep_cells(folder, store, [name for entry in entries.values() for name in entry["experiments"]])
+    keep_cells(folder, store, [*(name for entry in entries.values() for name in entry["experiments"]), *ALSO])
     write(folder / PAGE, page(entries))
 
 
@@ -93,8 +95,11 @@ def keep_cells(folder: Path, store: Store, experiments: Iterable[str]) -> None:
     sweeps: dict[str, list[str]] = {}
     for name in dict.fromkeys(experiments):
         fresh = store.sweep(name)[1] if name in store.sweeps() else []
-        sweeps[name] = fresh or (before.sweep(name)[1] if before is not None else [])
-    pack(Layered(store.root, store, before) if before is not None else store, sweeps, folder)
+        kept = fresh or (before.sweep(name)[1] if before is not None and name in before.sweeps() else [])
+        if kept:
+            sweeps[name] = kept
+    drawn = [key for name in DRAWN for key in sweeps.get(name, [])]
+    pack(Layered(store.root, store, before) if before is not None else store, sweeps, folder, drawn)
 
 
 @dataclass(frozen=True)
