@@ -9,7 +9,8 @@ from torch import Tensor
 from linalg import InputError
 from linalg.checks import check_choice, check_integer, check_number
 from optimizers._manifold import Factors, TangentRule, cut, ranks, retract, tangent_step
-from optimizers._optimizer import State, per_lane
+from optimizers._optimizer import per_lane
+from optimizers._state import State
 from optimizers.adam import Adam
 from optimizers.sgd import SGD
 
