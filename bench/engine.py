@@ -16,7 +16,7 @@ from linalg.program import cuda_graph
 from optimizers import Optimizer, schedule_factor
 from optimizers._optimizer import form
 from parameterizations import Parameterization, Params, Step
-from parameterizations._parameterization import Recorded
+from parameterizations._recorded import Recorded
 from problems import Instance
 
 

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from linalg import Program
 from optimizers import Optimizer, State
-from optimizers._optimizer import EVERY, Outer, form
+from optimizers._optimizer import Outer, form
+from optimizers._state import EVERY
 from parameterizations import Step
 
 WHOLE = "whole"  # the name of a buffer taken as one tensor

@@ -108,7 +108,7 @@ def catalogue_page() -> str:
         for name, cls in catalogue.entries(axis).items():
             counted = [f"`{getattr(cls, formula) or '?'}`" for formula in formulas]
             options = ", ".join(f"`{field.name}={default_of(field)!r}`" for field in fields(cls))
-            cells = [f"`{name}`", catalogue.summary(cls).replace("|W", "\\|W"), *counted, options, cls.reference]
+            cells = [f"`{name}`", catalogue.summary(cls).replace("|", "\\|"), *counted, options, cls.reference]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     lines += ["## What goes with what", "", "Every optimizer trains every parameterization on every problem, but for these:", ""]

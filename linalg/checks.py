@@ -44,7 +44,8 @@ def two_decays(key: str, values: Any, *, corrected: bool = True) -> tuple[float,
 
 
 def check_shape(key: str, value: Any) -> None:
-    ok = isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, Integral) and int(v) >= 1 for v in value)
+    ok = isinstance(value, tuple) and len(value) == 2
+    ok = ok and all(isinstance(side, Integral) and not isinstance(side, bool) and int(side) >= 1 for side in value)
     check(ok, key, value, "two positive integers, rows then columns")
 
 

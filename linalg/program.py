@@ -109,7 +109,7 @@ class Program:
             self._multiply(b.mT, a.mT, transposed, alpha, 0.0)
             self.do(torch.add, transposed.mT, out, alpha=beta, out=out) if beta else self.do(out.copy_, transposed.mT)
             return
-        if lanes > 1 and _shared(b):
+        if lanes > 1 and _shared(b) and not _shared(a):
             a = a if _stacked(a) else self.copy(a)
             a, out = a.flatten(-3, -2), out.view(*out.shape[:-3], -1, out.shape[-1])
             b = b.squeeze(-3) if b.ndim > 2 else b

@@ -3,8 +3,9 @@
 Every module here without a leading underscore holds one frozen dataclass and is found by walking the folder.
 """
 
-from optimizers._optimizer import Optimizer, State
+from optimizers._optimizer import Optimizer
 from optimizers._schedule import SCHEDULES, check_schedule, schedule_factor
+from optimizers._state import State
 from optimizers.adafactor import Adafactor
 from optimizers.adagrad import Adagrad
 from optimizers.adam import Adam

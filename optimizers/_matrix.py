@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from optimizers._optimizer import Optimizer, State, per_lane
+from optimizers._optimizer import Optimizer, per_lane
+from optimizers._state import State
 from optimizers.adamw import AdamW
 from parameterizations import Step
 

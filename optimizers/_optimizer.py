@@ -8,55 +8,10 @@ import torch
 from torch import Tensor
 
 from linalg import Program
+from optimizers._state import State
 from parameterizations import Parameterization, Step
 
-EVERY = "every"
 Outer = Mapping[str, tuple[Tensor, Tensor]]
-
-
-class State(dict[str, dict[str, Tensor]]):
-    """Moments by parameter name, {name: {moment: tensor}}, with the multipliers of the learning rate.
-
-    `counts` holds, by name, how many gradients the moments have seen: a tensor (), so that a captured graph counts on. While
-    it is the same for all names it may stand under `EVERY`. `restarted` are the names whose moments have been reset, `scale`
-    is the number in front of the product of a pair, and `entrywise` says whether every moment belongs to the entry of its tensor
-    in the same place.
-    """
-
-    entrywise = False
-
-    def __init__(
-        self, moments: Mapping[str, dict[str, Tensor]], rates: Mapping[str, float] | None = None, scale: float = 1.0
-    ) -> None:
-        super().__init__(moments)
-        self.rates = dict(rates or {})
-        self.scale = scale
-        self.counts: dict[str, Tensor] = {}
-        self.restarted: set[str] = set()
-        self._scratch: dict[str, Tensor] = {}
-
-    def reset(self, name: str) -> None:
-        """Start the moments of the tensor `name` from zero, bias corrections included."""
-        for moment in self[name].values():
-            moment.zero_()
-        self.restarted.add(name)
-        if EVERY in self.counts:
-            common = self.counts.pop(EVERY)
-            self.counts = {name: common.clone() for name in self} | self.counts
-        self.counts.pop(name, None)
-
-    def count(self, name: str, like: Tensor) -> Tensor:
-        """() float32: the number of gradients seen, this one included; call it once a step."""
-        if name not in self.counts:
-            self.counts[name] = torch.zeros((), device=like.device)
-        return self.counts[name].add_(1)
-
-    def scratch(self, name: str, like: Tensor) -> Tensor:
-        """Memory in the shape and layout of `like`, the same at every step; its content is anybody's."""
-        found = self._scratch.get(name)
-        if found is None or found.shape != like.shape or found.stride() != like.stride() or found.dtype != like.dtype:
-            found = self._scratch[name] = torch.empty_like(like)
-        return found
 
 
 @dataclass(frozen=True)

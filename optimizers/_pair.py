@@ -6,7 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from optimizers._optimizer import Optimizer, State, per_lane
+from optimizers._optimizer import Optimizer, per_lane
+from optimizers._state import State
 from parameterizations import Parameterization, Step
 
 

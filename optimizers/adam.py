@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from linalg.checks import check_number, two_decays
-from optimizers._optimizer import EVERY, Optimizer, in_rows
+from optimizers._optimizer import Optimizer, in_rows
+from optimizers._state import EVERY
 
 LARGE = 8192  # entries of a lane
 

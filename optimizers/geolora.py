@@ -9,7 +9,8 @@ from torch import Tensor
 from linalg import InputError
 from linalg.checks import check_choice, check_integer, check_number
 from optimizers._manifold import Factors, TangentRule, cut, ranks, retract, tangent_step
-from optimizers._optimizer import State, per_lane
+from optimizers._optimizer import per_lane
+from optimizers._state import State
 from optimizers.adam import Adam
 from optimizers.sgd import SGD
 
@@ -23,10 +24,10 @@ class GeoLoRA(TangentRule):
     Args:
         tolerance: τ, the share of ‖Ŝ‖_F that a truncation may drop; 0 keeps all that there is room for.
         budget: how many singular values the layers of a stack keep together, the largest of all, in place of τ; None for τ.
-        min_rank: what every layer keeps.
+        min_rank: what every layer keeps; 2 in the authors' code, which so never finds a target of rank 1.
         coefficient_steps: c, steps on Ŝ alone between an augmentation and its truncation. The tangent space lacks G's normal
             part, so that without them new singular values are of second order in lr, and a run below the true rank may stay.
-        core_rule: of those steps, `sgd` or `adam`.
+        core_rule: of those steps, `sgd` or `adam`; AdamW in the authors' code, poor here, where losses reach zero.
         moments_at_augmentation: Adam's moments in the new basis: `reset`, or `rotate`, M ← A M B with the overlaps A and B of the
             bases and their squares for the second moment, which may not turn negative.
 

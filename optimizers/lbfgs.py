@@ -13,7 +13,8 @@ from linalg.checks import check_choice, check_integer
 from optimizers._inverse_hessian import descent, remember
 from optimizers._line_search import strong_wolfe
 from optimizers._matrix import lane_dimensions
-from optimizers._optimizer import Optimizer, State
+from optimizers._optimizer import Optimizer
+from optimizers._state import State
 from parameterizations import Parameterization, Step
 
 HISTORY = "history"

@@ -9,8 +9,8 @@ from torch import Tensor
 from linalg import polar_factor
 from linalg.checks import check, check_number
 from optimizers._gram import gram_power
-from optimizers._optimizer import State
 from optimizers._pair import PairRule
+from optimizers._state import State
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from torch import Tensor
 from linalg import decomposable
 from linalg.checks import check_number, two_decays
 from optimizers._gram import spectral_map
-from optimizers._optimizer import State, descend
+from optimizers._optimizer import descend
 from optimizers._pair import PairRule
+from optimizers._state import State
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from torch import Tensor
 from linalg import InputError
 from linalg.checks import check_integer, check_number
 from optimizers._gram import gram_power
-from optimizers._optimizer import State, per_lane
+from optimizers._optimizer import per_lane
 from optimizers._pair import PairRule
+from optimizers._state import State
 from parameterizations import Parameterization, Step
 
 

@@ -7,7 +7,8 @@ import torch
 
 from linalg.checks import check_number
 from optimizers._manifold import TangentRule, cut, ranks, retract, tangent_step
-from optimizers._optimizer import State, per_lane
+from optimizers._optimizer import per_lane
+from optimizers._state import State
 
 
 @dataclass(frozen=True)

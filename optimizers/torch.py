@@ -11,7 +11,8 @@ import torch as pytorch
 from torch import Tensor
 
 from linalg import InputError
-from optimizers._optimizer import Optimizer, State
+from optimizers._optimizer import Optimizer
+from optimizers._state import State
 from parameterizations import Parameterization, Step
 
 _NO_GROUPS = "doesn't support per-parameter options"

@@ -3,7 +3,8 @@
 Every module here without a leading underscore holds one frozen dataclass and is found by walking the folder.
 """
 
-from parameterizations._parameterization import Parameterization, Params, Step
+from parameterizations._parameterization import Parameterization
+from parameterizations._step import Params, Step
 from parameterizations.adalora import AdaLoRA
 from parameterizations.color import CoLoR
 from parameterizations.deep import Deep

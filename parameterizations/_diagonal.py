@@ -6,7 +6,8 @@ from typing import ClassVar
 import torch
 
 from linalg import FactoredMatrix
-from parameterizations._parameterization import Parameterization, Recorded
+from parameterizations._parameterization import Parameterization
+from parameterizations._recorded import Recorded
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from linalg import Program
 from linalg.random import gaussian, uniform
-from parameterizations._parameterization import Params
+from parameterizations._step import Params
 
 Head = tuple[Tensor, Tensor]
 

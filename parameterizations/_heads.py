@@ -9,7 +9,8 @@ from torch import Tensor
 from linalg import InputError, Program
 from linalg.random import gaussian
 from parameterizations._generator import draw_head, draw_trunk, hidden_units, record_hidden_units, record_pull_back
-from parameterizations._parameterization import Parameterization, Params
+from parameterizations._parameterization import Parameterization
+from parameterizations._step import Params
 
 WEIGHT, BIAS = "_head_weight", "_head_bias"
 TRUNK, START = "generator_", "generator_start"

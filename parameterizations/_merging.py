@@ -9,7 +9,8 @@ import torch
 from linalg import InputError
 from linalg.checks import check_integer
 from linalg.random import uniform
-from parameterizations._parameterization import Parameterization, Params, Step
+from parameterizations._parameterization import Parameterization
+from parameterizations._step import Params, Step
 
 
 @dataclass(frozen=True)

@@ -1,54 +1,20 @@
 """The contract of a parameterization: a map from trainable tensors to a weight."""
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from linalg import FactoredMatrix, InputError, Program, gaussian
+from linalg import FactoredMatrix, InputError, Program
 from linalg.checks import check_integer, check_number, check_rank, check_shape
+from parameterizations._recorded import Recorded, record_autograd
+from parameterizations._step import Params, Step
 
-Params = dict[str, Tensor]
 Gradient = Callable[[Tensor], Tensor]
 Moments = MutableMapping[str, MutableMapping[str, Tensor]]
-
-
-@dataclass
-class Step:
-    """Where a run stands; handed to the hooks of parameterizations and optimizers.
-
-    Args:
-        step: counts from 0.
-        steps: how many the run takes in all, None where nobody knows.
-        generators: one a seed; lanes of a seed that differ only in the learning rate share their draws.
-        closure: for a lane's index, its loss () and gradients by name (1, 1, ...) at the present parameters, for line searches.
-        lr: (seeds, rates) learning rates of this step, for hooks that move tensors themselves.
-        memory: what a method keeps from step to step beside its tensors, by name; empty at the start.
-        instance: the objective, stacked over seeds, for reference methods that solve it (see `Problem.provides`).
-        gradient: gives dL/dW (seeds, rates, ..., m, n) at the present weight, on the step's batch, for rules that need it whole.
-    """
-
-    step: int = 0
-    steps: int | None = None
-    generators: Sequence[torch.Generator] = ()
-    closure: Callable[[tuple[int, int]], tuple[Tensor, dict[str, Tensor]]] | None = None
-    lr: Tensor | float | None = None
-    memory: dict[str, Tensor] = field(default_factory=dict)
-    instance: Any = None
-    gradient: Callable[[], Tensor] | None = None
-
-    def gaussian_like(self, like: Tensor) -> Tensor:
-        """N(0, 1) entries in the shape of `like`: (p, q), or (seeds, rates, ..., p, q) with (..., p, q) from each generator,
-        which the rates of a seed share."""
-        lead = like.shape[:-2]
-        if len(self.generators) != (lead[0] if lead else 1):
-            raise InputError(f"generators: {len(self.generators)} given, but {lead[0] if lead else 1} matrices are to be drawn")
-        own = like.shape[2:] if len(lead) > 1 else like.shape[-2:]
-        drawn = torch.stack([gaussian(*own, generator=generator) for generator in self.generators]).to(like)
-        return drawn[:, None].expand(like.shape) if len(lead) > 1 else drawn.reshape(like.shape)
 
 
 @dataclass(frozen=True)
@@ -209,7 +175,7 @@ class Parameterization:
         """Whether the rule follows anything but the gradients."""
         return type(self).direct is not Parameterization.direct
 
-    def record_tangent(self, program: Program, params: Params, grads: Params) -> "Recorded":
+    def record_tangent(self, program: Program, params: Params, grads: Params) -> Recorded:
         """See `SVD.record_tangent`."""
         raise InputError(f"{type(self).__name__} has no orthonormal factors to move along")
 
@@ -220,7 +186,7 @@ class Parameterization:
         that the weight is made of may be put in the place of others.
         """
 
-    def record(self, program: Program, params: Params, grads: Params, at: Step) -> "Recorded":
+    def record(self, program: Program, params: Params, grads: Params, at: Step) -> Recorded:
         """Record the factors of `params`, tensors that keep their memory; what comes back carries their gradients on to `grads`.
 
         Where the factors are the parameters themselves nothing is left to do. Elsewhere autograd goes through `weight`, unless
@@ -231,7 +197,7 @@ class Parameterization:
         itself = type(self).weight is Parameterization.weight and None not in names and len(set(names)) == len(names)
         if itself:
             return Recorded(weight, tuple(grads.get(str(name)) for name in names), lambda: None)
-        return _record_autograd(self, program, params, grads, at)
+        return record_autograd(lambda tensors: self.weight(tensors, at), program, params, grads)
 
     def export(self, params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The plain LoRA pair (A: (..., r, n), B: (..., m, r)) with B @ A equal to the update, scale baked in.
@@ -241,73 +207,3 @@ class Parameterization:
         """
         left, right = self.weight(params).pair()
         return right, left
-
-
-@dataclass
-class Recorded:
-    """A weight whose factors a program fills.
-
-    Args:
-        weight: its factors keep their memory.
-        cotangents: one a factor: where dL/dfactor is to be left; None where it is not wanted.
-        pull_back: records the way from there to the gradients of the trainable tensors.
-        outer: gradients that `pull_back` leaves unformed: column (..., p, 1) and row (..., 1, q) by name.
-    """
-
-    weight: FactoredMatrix
-    cotangents: tuple[Tensor | None, ...]
-    pull_back: Callable[[], None]
-    outer: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-
-def _record_autograd(parameterization: Parameterization, program: Program, params: Params, grads: Params, at: Step) -> Recorded:
-    graph: dict[str, Any] = {}
-
-    def evaluate() -> FactoredMatrix:
-        graph["leaves"] = {name: params[name].detach().requires_grad_() for name in grads}
-        with torch.enable_grad():
-            weight = parameterization.weight({**params, **graph["leaves"]}, at)
-            if weight.base is not None and weight.base is not params.get("base"):  # one of this step alone, maybe with a gradient
-                weight = FactoredMatrix((weight.dense(),))
-            first = weight.factors[0] if weight.scale == 1 else weight.factors[0] * weight.scale  # a step's own scale
-        graph["factors"] = (first, *weight.factors[1:])
-        return weight
-
-    weight = evaluate()
-    factors = tuple(program.empty(factor, factor.shape) for factor in graph["factors"])
-    cotangents = tuple(program.empty(factor, factor.shape) if factor.requires_grad else None for factor in graph["factors"])
-
-    def forward() -> None:
-        evaluate()
-        for place, factor in zip(factors, graph["factors"], strict=True):
-            place.copy_(factor.detach())
-
-    def backward() -> None:
-        outputs = [factor for factor in graph["factors"] if factor.requires_grad]
-        given = [cotangent for cotangent in cotangents if cotangent is not None]
-        found = torch.autograd.grad(outputs, list(graph["leaves"].values()), given, allow_unused=True)
-        for name, gradient in zip(graph["leaves"], found, strict=True):
-            grads[name].zero_() if gradient is None else grads[name].copy_(gradient)
-
-    program.decide(forward)
-    return Recorded(FactoredMatrix(factors, weight.base), cotangents, lambda: program.decide(backward))
-
-
-class Scheme(str):
-    """The name of an initialisation that is also the draw itself: `lora.init == "kaiming"`, and `lora.init(shape)` draws.
-
-    LoRA's literature calls the hyperparameter `init`, and so does this suite the method that every parameterization has.
-    """
-
-    owner: Parameterization
-
-    def __new__(cls, name: str, owner: Parameterization) -> "Scheme":
-        scheme = super().__new__(cls, name)
-        scheme.owner = owner
-        return scheme
-
-    def __call__(self, shape: tuple[int, int], **options: Any) -> Params:
-        return Parameterization.init(self.owner, shape, **options)
-
-    def __reduce__(self) -> tuple[type, tuple[str]]:
-        return str, (str(self),)  # a copy is plain text: the owner it is copied into makes it a scheme again

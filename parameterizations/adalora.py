@@ -10,7 +10,7 @@ from torch import Tensor
 from linalg.checks import check, check_choice, check_integer, check_number, two_decays
 from linalg.random import gaussian
 from parameterizations._diagonal import Diagonal
-from parameterizations._parameterization import Params, Step
+from parameterizations._step import Params, Step
 
 
 @dataclass(frozen=True)

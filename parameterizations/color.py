@@ -8,7 +8,8 @@ import torch
 
 from linalg import FactoredMatrix, InputError
 from linalg.random import uniform
-from parameterizations._parameterization import Parameterization, Recorded
+from parameterizations._parameterization import Parameterization
+from parameterizations._recorded import Recorded
 
 
 class Routed(FactoredMatrix):

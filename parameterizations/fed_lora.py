@@ -10,7 +10,8 @@ from torch import Tensor
 from linalg import FactoredMatrix
 from linalg.checks import check, check_choice, check_integer
 from linalg.random import uniform
-from parameterizations._parameterization import Parameterization, Recorded
+from parameterizations._parameterization import Parameterization
+from parameterizations._recorded import Recorded
 
 AVERAGED = {"both": ("left", "right"), "right": ("right",), "left": ("left",)}
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from linalg import FactoredMatrix, generator
 from linalg.checks import check_number
-from parameterizations._parameterization import Step
+from parameterizations._step import Step
 from parameterizations.lora import LoRA
 
 

@@ -9,7 +9,8 @@ import torch
 from linalg import FactoredMatrix, InputError
 from linalg.checks import check_choice
 from parameterizations._lora_schemes import NEED_BASE, RANDOM, SCHEMES, SPLIT, gradient_pair, singular_pair
-from parameterizations._parameterization import Parameterization, Scheme
+from parameterizations._parameterization import Parameterization
+from parameterizations._scheme import Scheme
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from torch import Tensor
 from linalg.checks import check_choice, check_integer, check_number
 from parameterizations._described import built, described
 from parameterizations._heads import BIAS, START, WEIGHT, check_predictable, draw_generator, predict, record_predict
-from parameterizations._parameterization import Parameterization, Params, Recorded
+from parameterizations._parameterization import Parameterization
+from parameterizations._recorded import Recorded
+from parameterizations._step import Params
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from torch import Tensor
 from linalg import FactoredMatrix
 from linalg.checks import check_choice, check_integer, check_number
 from parameterizations._generator import affine, draw_head, draw_trunk, hidden_units, record_hidden_units, record_pull_back
-from parameterizations._parameterization import Parameterization, Params, Recorded
+from parameterizations._parameterization import Parameterization
+from parameterizations._recorded import Recorded
+from parameterizations._step import Params
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import torch
 from linalg import FactoredMatrix
 from linalg.checks import check, check_integer, check_number
 from linalg.random import orthogonal
-from parameterizations._parameterization import Parameterization, Recorded
+from parameterizations._parameterization import Parameterization
+from parameterizations._recorded import Recorded
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from linalg.checks import check_integer
 from parameterizations._merging import Merging
-from parameterizations._parameterization import Step
+from parameterizations._step import Step
 
 
 @dataclass(frozen=True)

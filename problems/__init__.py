@@ -4,8 +4,9 @@ Every module here without a leading underscore holds one frozen dataclass and is
 """
 
 from problems._completion import Completion
+from problems._instance import Instance
 from problems._least_squares import LeastSquares
-from problems._problem import Instance, Problem
+from problems._problem import Problem
 from problems.continual import Continual
 from problems.deep_matrix_completion import DeepMatrixCompletion
 from problems.federated import Federated

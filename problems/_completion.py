@@ -1,6 +1,5 @@
 """Squared losses over some entries of a matrix, with others held out."""
 
-import warnings
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -9,11 +8,9 @@ import torch
 from torch import Tensor
 
 from linalg import FactoredMatrix, Program
-from problems._problem import Instance, run_once
+from problems._instance import Instance, run_once
+from problems._pattern import Pattern
 
-warnings.filterwarnings(
-    "ignore", message="Sparse CSR tensor support is in beta"
-)  # said once a process; what is used here is tested
 DENSE_ABOVE = 0.05  # fraction of the entries from which the whole matrix beats gathered ones
 
 
@@ -61,7 +58,7 @@ class Completion(Instance):
             ones = torch.ones_like(self.values)
             self._mask = blank.scatter(-1, self.observed, ones).unflatten(-1, (self.rows, self.columns))
             self._target = blank.scatter(-1, self.observed, self.values).unflatten(-1, (self.rows, self.columns))
-        self._pattern: _Pattern | None = None
+        self._pattern: Pattern | None = None
 
     @property
     def shape(self):
@@ -142,7 +139,7 @@ class Completion(Instance):
     def _gathered_gradients(self, left: Tensor, right: Tensor, wanted: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
         lead = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2], self.observed.shape[:-1])
         if self._pattern is None or self._pattern.lead != lead:
-            self._pattern = _Pattern(self.observed, lead, self.rows, self.columns)
+            self._pattern = Pattern(self.observed, lead, self.rows, self.columns)
         left, right = left.expand(*lead, *left.shape[-2:]), right.expand(*lead, *right.shape[-2:])
         tall, wide = left.reshape(-1, left.shape[-1]), right.mT.reshape(-1, right.shape[-2])
         residual = self._pattern.sample(tall, wide).view(*lead, -1)
@@ -181,36 +178,3 @@ def _take(values: Tensor, index: Tensor) -> Tensor:
     """values (..., p) at index (..., N) along the last dimension, leading dimensions broadcast."""
     lead = torch.broadcast_shapes(values.shape[:-1], index.shape[:-1])
     return torch.take_along_dim(values.expand(*lead, -1), index.expand(*lead, -1), dim=-1)
-
-
-class _Pattern:
-    """The observed entries of all lanes as one block-diagonal sparse matrix: sampled products and products in one call each."""
-
-    def __init__(self, observed: Tensor, lead: torch.Size, rows: int, columns: int) -> None:
-        self.lead = lead
-        flat = observed.expand(*lead, -1).reshape(-1, observed.shape[-1])
-        lane = torch.arange(len(flat), device=flat.device)[:, None]
-        row, column = (lane * rows + flat // columns).view(-1), (lane * columns + flat % columns).view(-1)
-        self.size = (len(flat) * rows, len(flat) * columns)
-        self.by_row = (_pointers(row, self.size[0]), column)
-        self.order = torch.argsort(column, stable=True)
-        self.by_column = (_pointers(column, self.size[1]), row[self.order])
-
-    def sample(self, left: Tensor, right: Tensor) -> Tensor:
-        """(nnz,) entries of left (M, r) @ right (N, r).T in the pattern."""
-        blank = torch.sparse_csr_tensor(*self.by_row, left.new_zeros(len(self.order)), self.size, check_invariants=False)
-        return torch.sparse.sampled_addmm(blank, left, right.T, beta=0.0).values()
-
-    def multiply(self, values: Tensor, right: Tensor) -> Tensor:
-        """(M, r): the sparse matrix with these values @ right (N, r)."""
-        return torch.sparse_csr_tensor(*self.by_row, values, self.size, check_invariants=False) @ right
-
-    def multiply_transposed(self, values: Tensor, left: Tensor) -> Tensor:
-        """(N, r): its transpose @ left (M, r)."""
-        size = (self.size[1], self.size[0])
-        return torch.sparse_csr_tensor(*self.by_column, values[self.order], size, check_invariants=False) @ left
-
-
-def _pointers(index: Tensor, size: int) -> Tensor:
-    """(size + 1,) compressed pointers of sorted or unsorted indices."""
-    return torch.cat([index.new_zeros(1), torch.bincount(index, minlength=size).cumsum(0)])

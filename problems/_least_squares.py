@@ -8,9 +8,9 @@ from torch import Tensor
 
 from linalg import FactoredMatrix, Program
 from parameterizations import Step
-from problems._problem import Instance, reduction_weight, run_once, spectrally_normalized
-
-Parts = tuple[Tensor, ...]
+from problems._instance import Instance, run_once
+from problems._normal_equations import Parts, record_normal_equations
+from problems._scaling import reduction_weight, spectrally_normalized
 
 
 @dataclass(eq=False)
@@ -99,20 +99,10 @@ class LeastSquares(Instance):
             self._record_full(program, parts, cotangents, self.cross(base))
 
     def _record_full(self, program: Program, parts: Parts, cotangents: tuple[Tensor | None, ...], cross: Tensor) -> None:
-        if len(parts) == 1:
-            through = parts[0] if self._gram is None else program.matmul(parts[0], self._gram)
-            program.do(torch.sub, through, cross, out=cotangents[0])
-        elif cotangents[1] is None:
-            self._record_left(program, parts, cross, cotangents[0])
-        elif cotangents[0] is None:
-            self._record_right(program, parts, cross, cotangents[1])
-        else:
-            self._record_both(program, parts, cross, cotangents)
-        if not self._unit:
-            scale = self._factor
-            for cotangent in cotangents:
-                if cotangent is not None:
-                    program.do(cotangent.mul_, scale)
+        record_normal_equations(program, parts, cotangents, cross, self._gram)
+        for cotangent in cotangents:
+            if cotangent is not None and not self._unit:
+                program.do(cotangent.mul_, self._factor)
 
     @property
     def _factor(self) -> Tensor:
@@ -125,43 +115,6 @@ class LeastSquares(Instance):
         if not hasattr(self, "_is_unit"):
             self._is_unit = bool((self.weight == 1).all())
         return self._is_unit
-
-    def _record_both(self, program: Program, parts: Parts, cross: Tensor, cotangents: tuple[Tensor | None, ...]) -> None:
-        """The products with C come first: they are the large ones, and fill the places that the others are added to."""
-        left, right = parts
-        through = right if self._gram is None else program.matmul(right, self._gram)
-        grad_left, grad_right = cotangents
-        program.matmul(self._in_columns(cross) if _few_lanes(right) else cross, right.mT, grad_left)
-        program.matmul(left, program.matmul(right, through.mT), grad_left, beta=-1)
-        program.matmul(left.mT, cross, grad_right)
-        program.matmul(program.matmul(left.mT, left), through, grad_right, beta=-1)
-
-    @staticmethod
-    def _in_columns(cross: Tensor) -> Tensor:
-        """C column by column: then products with C and with its transpose both read along memory."""
-        return cross.mT.contiguous().mT if cross.shape[-3:-2] in ((), (1,)) else cross
-
-    def _record_left(self, program: Program, parts: Parts, cross: Tensor, grad_left: Tensor | None) -> None:
-        """With a fixed right factor all that is large is computed here, once."""
-        left, right = parts
-        if grad_left is None:
-            return
-        through = right if self._gram is None else right @ self._gram
-        fixed = torch.empty_like(grad_left)  # in grad_left's layout
-        fixed.copy_(shared_matmul(right, cross.mT).mT)
-        program.memory.append(fixed)
-        program.do(grad_left.copy_, fixed)
-        program.matmul(left, right @ through.mT, grad_left, beta=-1)
-
-    def _record_right(self, program: Program, parts: Parts, cross: Tensor, grad_right: Tensor) -> None:
-        """The same with a fixed left factor."""
-        left, right = parts
-        fixed = torch.empty_like(grad_right)
-        fixed.copy_(shared_matmul(left.mT, cross))
-        program.memory.append(fixed)
-        program.do(grad_right.copy_, fixed)
-        through = right if self._gram is None else program.matmul(right, self._gram)
-        program.matmul(left.mT @ left, through, grad_right, beta=-1)
 
     def _batch_gradients(
         self, parts: Parts, base: Tensor | None, wanted: tuple[bool, ...], batch: Tensor
@@ -213,19 +166,6 @@ class LeastSquares(Instance):
             floor = float(outputs.square().sum() - fitted.square().sum())
         tail = float(values[..., rank:].square().sum())
         return 0.5 * float(self.weight) * (tail + max(floor, 0.0))
-
-
-def _few_lanes(right: Tensor) -> bool:
-    """Whether one tall product with C is so short that the order in which it reads C counts for more than the room of a copy."""
-    return right.ndim < 3 or right.shape[-3] < 16
-
-
-def shared_matmul(rows: Tensor, matrix: Tensor) -> Tensor:
-    """rows (..., S, K, r, n) @ matrix (S, 1, n, m): where the K lanes of a seed share the matrix, one GEMM a seed."""
-    if matrix.ndim < 3 or matrix.shape[-3] != 1 or rows.ndim < 3 or rows.shape[-3] == 1:
-        return rows @ matrix
-    merged = rows.reshape(*rows.shape[:-3], rows.shape[-3] * rows.shape[-2], rows.shape[-1])
-    return (merged @ matrix[..., 0, :, :]).reshape(*rows.shape[:-1], matrix.shape[-1])
 
 
 def _columns(batch: Tensor, *matrices: Tensor) -> tuple[Tensor, ...]:

@@ -6,8 +6,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from linalg import FactoredMatrix
-from problems._least_squares import shared_matmul
-from problems._problem import Instance, by_part
+from problems._instance import Instance, by_part
+from problems._normal_equations import shared_matmul
 
 Parts = tuple[Tensor, ...]
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from linalg import FactoredMatrix
-from problems._problem import Instance, by_part
+from problems._instance import Instance, by_part
 
 
 @dataclass(eq=False)

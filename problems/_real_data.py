@@ -16,7 +16,7 @@ from torch import Tensor
 from linalg import InputError
 from linalg.checks import check
 from problems._completion import Completion
-from problems._problem import reduction_weight
+from problems._scaling import reduction_weight
 
 
 class Split(NamedTuple):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from linalg import FactoredMatrix, Program
-from problems._problem import Instance, run_once
+from problems._instance import Instance, run_once
 
 
 @dataclass(eq=False)

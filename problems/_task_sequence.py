@@ -8,8 +8,8 @@ from torch import Tensor
 
 from linalg import FactoredMatrix
 from parameterizations.color import Routed
-from problems._least_squares import shared_matmul
-from problems._problem import Instance
+from problems._instance import Instance
+from problems._normal_equations import shared_matmul
 from problems._routing import active_task, of_task, routed, routing_accuracy, task_batch
 
 

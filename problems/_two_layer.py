@@ -8,9 +8,9 @@ from torch import Tensor
 
 from linalg import FactoredMatrix
 from parameterizations.color import Routed
-from problems._least_squares import shared_matmul
+from problems._instance import Instance, by_part
 from problems._network import cross_entropy, layers_of, logits
-from problems._problem import Instance, by_part
+from problems._normal_equations import shared_matmul
 from problems._routing import active_task, of_task, routed, routing_accuracy, task_batch
 
 PARTS = ("train", "validation", "test")

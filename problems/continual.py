@@ -7,8 +7,9 @@ import torch
 
 from linalg.checks import check_integer, check_number, check_rank, check_shape
 from linalg.random import gaussian, orthogonal, with_spectrum
-from problems._problem import Problem, reduction_weight
+from problems._problem import Problem
 from problems._routing import centroids, domain_distances
+from problems._scaling import reduction_weight
 from problems._task_sequence import TaskSequence
 
 

@@ -8,7 +8,8 @@ import torch
 from linalg.checks import check, check_integer, check_number, check_rank, check_shape
 from linalg.random import gaussian, orthogonal, with_spectrum
 from problems._least_squares import LeastSquares
-from problems._problem import Problem, reduction_weight
+from problems._problem import Problem
+from problems._scaling import reduction_weight
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from linalg import InputError
 from linalg.checks import check_number, check_rank, check_shape
 from linalg.random import gaussian
 from problems._completion import Completion
-from problems._problem import Problem, reduction_weight, spectrally_normalized
+from problems._problem import Problem
+from problems._scaling import reduction_weight, spectrally_normalized
 
 
 @dataclass(frozen=True)

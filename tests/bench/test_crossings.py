@@ -10,7 +10,7 @@ import optimizers
 from bench.engine import Block, Settings, initial_tensors
 from linalg import InputError
 from optimizers import SOAP, Adam, Optimizer, Torch
-from optimizers._optimizer import EVERY
+from optimizers._state import EVERY
 from parameterizations import SVD, AdaLoRA, CoLoR, FedLoRA, Flora, LoRA, ReLoRA, XGBLoRA
 from problems import Continual, Federated, MatrixFactorization, Stack
 

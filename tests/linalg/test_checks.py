@@ -72,7 +72,7 @@ def test_two_positive_integers_are_a_shape(value):
     check_shape("shape", value)
 
 
-@pytest.mark.parametrize("value", [(3,), (3, 0), (3, -1), (3.0, 2), [3, 2], "32", 3, (1, 2, 3), None, ("a", "b")])
+@pytest.mark.parametrize("value", [(True, 3), (3,), (3, 0), (3, -1), (3.0, 2), [3, 2], "32", 3, (1, 2, 3), None, ("a", "b")])
 def test_anything_else_is_no_shape(value):
     with pytest.raises(InputError, match=r"^shape=.*two positive integers, rows then columns$"):
         check_shape("shape", value)

@@ -50,6 +50,16 @@ def test_a_product_is_the_product_whatever_lies_how(leads, sizes, alpha, beta):
             torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("lead", [(3,), (2, 3)])
+def test_operands_that_both_are_shared_fill_every_lane(lead):
+    for layout in itertools.product((False, True), repeat=3):
+        a, b, out = matrix((1,), 4, 5, layout[0], 1), matrix((), 5, 6, layout[1], 2), matrix(lead, 4, 6, layout[2], 3)
+        program = Program()
+        program.matmul(a, b, out)
+        program()
+        torch.testing.assert_close(out, (a @ b).expand(*lead, 4, 6), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("shared", ["rates", "layers", "seeds", "none"])
 @pytest.mark.parametrize("beta", [0.0, 1.0])
 def test_leading_dimensions_may_lie_in_any_order(shared, beta):

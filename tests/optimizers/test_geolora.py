@@ -273,6 +273,16 @@ def test_the_true_rank_is_found_from_below_with_coefficient_steps(start):
     assert (built.instance.measure(built.weight())["relative_error"] < 0.02).all()
 
 
+@pytest.mark.parametrize("start", [1, 2])
+def test_without_coefficient_steps_new_directions_are_cut_before_they_have_grown(start):
+    # they are of second order in the rate: at a tolerance of 0.1 a run ends with ranks 2, 3 and 4, at 0.13 or more, and stays there
+    problem = MatrixFactorization((60, 50), kind="low_rank", rank=5, spectrum=(1.0, 0.8, 0.6, 0.4, 0.2))
+    built = block(problem, SVD(20, start=start), GeoLoRA(tolerance=0.1, coefficient_steps=0), [0.1, 0.5, 1.0], seeds=(0, 1))
+    advance(built, 0, 150)
+    assert (rank_of(built.params) < 5).all()
+    assert (built.instance.measure(built.weight())["relative_error"] > 0.1).all()
+
+
 def stationary(second):
     """Where the gradients of all three factors vanish, at `second` = 0, and yet the loss falls along the manifold."""
     basis = torch.eye(6).double()

@@ -58,6 +58,14 @@ def test_decay_is_that_of_the_weight():
     torch.testing.assert_close(start["left"] @ start["right"], (1 - lr * decay) * weight)
 
 
+def test_with_decay_a_factor_moves_by_its_step_over_what_is_kept():
+    start, lr, decay = factors(), 0.2, 0.5
+    plain, decayed = (walk(LoRAMuon(momentum=0, weight_decay=value), start, lr, steps=1)[0] for value in (0.0, decay))
+    kept = (1 - lr * decay) ** 0.5
+    for name, tensor in start.items():
+        torch.testing.assert_close(decayed[name], kept * tensor + (plain[name] - tensor) / kept)
+
+
 def test_from_zero_the_weight_moves_by_half_the_rate():
     start = factors()
     start["left"].zero_()

@@ -106,6 +106,7 @@ def test_a_masked_triplet_trains_on_and_can_come_back():
             params[name].fill_(1)
         grads["diagonal"][..., strong] = 1 + at.step % 2
         method.after_step(params, grads, {}, at)
+        assert all(bool((params[name] == 1).all()) for name in ("left", "right"))  # P and Q keep what they have
         seen.append((params["diagonal"] != 0)[0, 0].tolist())
     assert seen[5] == [True, False]
     assert seen[-1] == [False, True]
@@ -116,6 +117,24 @@ def run(problem, method, optimizer, rates, steps=200, dtype=F64):
         [problem.draw(seed, dtype=dtype) for seed in (0, 1)], method, optimizer, [0, 1], rates, Settings(steps, dtype=dtype)
     )
     return block, block.run()
+
+
+def test_a_run_scores_moved_entries_by_the_gradients_of_loss_and_penalty():
+    problem, method = MatrixFactorization(shape=(7, 5)), AdaLoRA(2, orthogonality=0.3)
+    block = Block([problem.draw(0, dtype=F64)], method, SGD(), [0], [0.1], Settings(10, dtype=F64))
+    block.params["diagonal"].copy_(gaussian(3))
+    leaves = {name: block.params[name][0, 0].clone().requires_grad_() for name in ("left", "diagonal", "right")}
+    p, inner, q = leaves.values()
+    eye = torch.eye(3, dtype=F64)
+    loss = 0.5 * (p @ torch.diag(inner) @ q - problem.draw(0, dtype=F64).target).square().sum()
+    loss = loss + 0.3 * ((p.mT @ p - eye).square().sum() + (q @ q.mT - eye).square().sum())
+    found = torch.autograd.grad(loss, list(leaves.values()))
+    block.find_gradients(0)
+    block.step()
+    for (name, leaf), grad in zip(leaves.items(), found, strict=True):
+        importance = ((leaf.detach() - 0.1 * grad) * grad).abs()
+        torch.testing.assert_close(block.at.memory[f"{name}_sensitivity"][0, 0], 0.15 * importance)
+        torch.testing.assert_close(block.at.memory[f"{name}_uncertainty"][0, 0], 0.15 * 0.85 * importance)
 
 
 @pytest.mark.parametrize("shape", [(12, 9), (9, 12)])
