@@ -74,6 +74,13 @@ def run_missing(experiments: Sequence[str], results: str, sweep: Callable[[list[
         print(f"experiment {i + 1} of {len(experiments)}: {name}", file=sys.stderr)
         if sweep([f"experiment={name}", f"results={results}", "figures=[]", *launcher]):
             raise InputError(f"experiment={name}: did not finish; the same command goes on from here")
+        stop_workers()
+
+
+def stop_workers() -> None:
+    """End joblib's processes, which outlive a sweep and would post their progress to the board of the one that started them."""
+    if "joblib.externals.loky" in sys.modules:
+        sys.modules["joblib.externals.loky"].get_reusable_executor().shutdown()
 
 
 def settle(chosen: dict[str, Claim], store: Store, folder: Path) -> None:

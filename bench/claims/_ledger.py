@@ -184,9 +184,12 @@ def trace(name: str, entry: Mapping[str, Any], folder: Path) -> list[str]:
             lanes = store.load(key, "lanes")
             lanes = lanes.loc[lanes["role"] == "report"] if (lanes["role"] == "report").any() else lanes
             rate = store.summary(key)["chosen_lr"]
-            column = lanes.get(figure.measure, [])
-            values = " ".join(f"{seed}:{value:.4g}" for seed, value in zip(lanes["seed"], column, strict=False))
-            lines.append(f"  {key} at rate {rate}: {values or 'every rate diverged in tuning'}")
+            if figure.measure in lanes:
+                pairs = zip(lanes["seed"], lanes[figure.measure], strict=True)
+                values = " ".join(f"{seed}:{value:.4g}" for seed, value in pairs)
+            else:
+                values = f"all {len(lanes)} lanes"
+            lines.append(f"  {key} at rate {rate}: {values}" if rate else f"  {key}: every rate diverged in tuning")
         own = measured.loc[(measured["claim"] == name) & (measured["measure"] == figure.measure)]
         if len(own):
             lines.append("  " + " ".join(f"{seed}:{value:.4g}" for seed, value in zip(own["seed"], own["value"], strict=True)))

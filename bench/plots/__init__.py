@@ -12,12 +12,12 @@ from bench.plots import condition, convergence, profiles, sensitivity, spectra
 from bench.plots.files import save
 from bench.plots.sheet import Sheet
 from bench.plots.style import house_style
-from bench.plots.sweep import EVERY, Choice, Panel, has_curves, panels, thinned, with_the_best_optimizer
+from bench.plots.sweep import EVERY, Choice, Panel, has_curves, panels, rivals, thinned, with_the_best_optimizer
 from bench.store import Store
 from bench.stored import StoredCell
 from linalg.checks import check_choice
 
-__all__ = ["FIGURES", "Choice", "Sheet", "draw", "house_style", "left_out"]
+__all__ = ["FIGURES", "Choice", "Sheet", "draw", "house_style", "left_out", "save"]
 
 FIGURES: dict[str, Callable[[str, Sequence[Panel]], dict[str, Figure]]] = {
     "convergence": convergence.figures,
@@ -67,7 +67,7 @@ def draw(
     wanted = [
         (optimizer, figure) for optimizer in optimizers for figure in dict.fromkeys(figures)
     ]  # a process needs few optimizers
-    if "profiles" in figures and len(optimizers) > 1:
+    if "profiles" in figures and len(rivals(optimizers)) > 1:
         wanted.append((profiles.ALL, "profiles"))
     if processes is None:
         processes = cores() if len(keys) * len(figures) >= WORTHWHILE else 1

@@ -1,6 +1,5 @@
 """A figure's frame: a title that says what to see, a grid of panels, one legend for all of them."""
 
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,11 +8,10 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.legend import Legend
-from matplotlib.lines import Line2D
 
-from bench.plots.sheet import NARROWEST, inside, sheet
-from bench.plots.style import LINE, REFERENCE
+from bench.plots.legend import fitted_legend, methods
+from bench.plots.sheet import NARROWEST, around, inside, sheet
+from bench.plots.style import REFERENCE
 from bench.plots.sweep import Line, Panel
 from bench.plots.words import POINT, wrapped
 
@@ -21,19 +19,22 @@ EXIT = "_exit"  # label of what marks a line that leaves its panel
 PAD = (0.07, 0.045)  # inches beside, and above and below, a panel with all that stands there
 
 
-def frame(count: int, *, narrowest: float = NARROWEST, least: float = 0.0, grow: float = 0.0) -> tuple[Figure, list[Axes]]:
+def frame(
+    count: int, *, narrowest: float = NARROWEST, insides: Sequence[float] = (), grow: float = 0.0
+) -> tuple[Figure, list[Axes]]:
     """A figure with that many panels.
 
     Args:
         narrowest: inches that a printed panel needs.
-        least: inches of height that a panel needs.
+        insides: inches between the axes of each row of panels, where the sheet is not to say that.
         grow: inches that panels are higher than usual.
     """
     columns, width, height = sheet().grid(count, narrowest)
     rows = -(-count // columns)
-    figure = Figure(figsize=(columns * width, rows * (max(height, least) + grow)))
+    total = sum(insides) + rows * around() if insides else rows * (height + grow)
+    figure = Figure(figsize=(columns * width, total))
     FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    grid = figure.subplots(rows, columns, squeeze=False, height_ratios=insides or None).ravel()
     for axes in grid[count:]:
         axes.remove()
     return figure, list(grid[:count])
@@ -41,10 +42,10 @@ def frame(count: int, *, narrowest: float = NARROWEST, least: float = 0.0, grow:
 
 def name_panel(axes: Axes, problem: str, measure: str) -> None:
     """The problem with its settings, and below it what is measured, broken to the panel's width; in print the axis says that."""
-    inches = inside(axes)[0]
+    inches = inside(axes)[0]  # in print a little more: names are seldom as wide as words can be
     title: dict[str, Any] = {"loc": "left", "weight": "bold", "y": 1.0, "parse_math": False}
     if sheet().is_printed:
-        axes.set_title(wrapped(problem, inches, sheet().panel, bold=True), pad=3, **title)
+        axes.set_title(wrapped(problem, 1.1 * inches, sheet().panel, bold=True), pad=3, **title)
         return
     said = axes.annotate(
         wrapped(measure, inches, sheet().note),
@@ -126,7 +127,9 @@ def say_once(figure: Figure) -> None:
 
 
 def arrange(figure: Figure, bottom: float, height: float) -> None:
-    """Make the panels equally large, with room around each for what stands there, the most of its row and column.
+    """Make the panels equally large, or as high as the grid's ratios say.
+
+    Around each is room for what stands there, the most of its row and column.
 
     In one pass: constrained layout takes two, and comes to the same where no text depends on a panel's size.
 
@@ -147,31 +150,14 @@ def arrange(figure: Figure, bottom: float, height: float) -> None:
             sides[axis, :, place] = np.maximum(sides[axis, :, place], np.divide(room, figure.dpi) + PAD[axis])
     counts = np.array([grid.ncols, grid.nrows])
     size = (np.array([width, height]) - sides.sum((1, 2))) / counts
+    shares = np.ones((2, max(counts)))  # (axis, column or row) of a panel's size
+    heights = np.asarray(grid.get_height_ratios(), dtype=float)[::-1]
+    shares[1, : grid.nrows] = heights / heights.mean()
     for axes, spec in zip(figure.axes, specs, strict=True):
         assert spec is not None
         places = (spec.colspan.start, grid.nrows - 1 - spec.rowspan.start)
-        x, y = (sides[axis, :, :place].sum() + sides[axis, 0, place] + size[axis] * place for axis, place in enumerate(places))
-        axes.set_position((x / width, (bottom + y) / total, size[0] / width, size[1] / total))
-
-
-def methods(lines: Sequence[Line]) -> list[Artist]:
-    """A handle a label, in the order of the colours."""
-    looks = {line.label: line.look for line in sorted(lines, key=lambda line: (line.look.slot, line.look.variant))}
-    return [
-        Line2D([], [], label=textwrap.fill(label, 40), lw=LINE * sheet().stroke * 1.3, **look.line) for label, look in looks.items()
-    ]
-
-
-def fitted_legend(figure: Figure, handles: Sequence[Artist], width: float) -> Legend:
-    """A legend along the bottom in as few rows as fit, read row by row, its columns about equally long."""
-    for columns in range(min(len(handles), 8), 0, -1):
-        rows = -(-len(handles) // columns)
-        columns = -(-len(handles) // rows)
-        ordered = [handle for i in range(columns) for handle in handles[i::columns]]  # matplotlib fills columns first
-        legend = figure.legend(handles=ordered, loc="lower center", ncols=columns, handlelength=2.4, columnspacing=1.6)
-        if columns == 1 or legend.get_window_extent().width / figure.dpi <= width - 0.1:
-            break
-        legend.remove()
-    for text in legend.get_texts():
-        text.set_parse_math(False)  # a setting's value may hold dollar signs
-    return legend
+        x, y = (
+            sides[axis, :, :place].sum() + sides[axis, 0, place] + size[axis] * shares[axis, :place].sum()
+            for axis, place in enumerate(places)
+        )
+        axes.set_position((x / width, (bottom + y) / total, size[0] / width, size[1] * shares[1, places[1]] / total))

@@ -17,20 +17,24 @@ from bench.plots.style import REFERENCE
 from bench.plots.sweep import Panel, has_curves
 from bench.stored import StoredCell, spread
 
-CHOSEN: dict[str, Any] = {"markeredgecolor": "black", "markeredgewidth": 1.2, "ls": "none", "zorder": 6}
-
 
 def figures(optimizer: str, panels: Sequence[Panel]) -> dict[str, Figure]:
     """The measure that picks the rate, at the end of training, against the rate."""
     figure, grid = frame(len(panels))
     strips = [draw_panel(axes, panel) for axes, panel in zip(grid, panels, strict=True)]
-    others: list[Line2D | Patch] = [Line2D([], [], marker="o", color="white", label="chosen rate", ms=9 * sheet().stroke, **CHOSEN)]
+    others: list[Line2D | Patch] = [Line2D([], [], marker="o", color="white", label="chosen rate", **chosen())]
     if any(strips):
         others.append(Patch(color=REFERENCE, label="share of seeds that diverge"))
     reading = read_as("full range", panels, "tune", "after training at each rate")
     title = f"Sensitivity of {optimizer} to the learning rate: a wide, deep valley is better"
     finish(figure, title, reading, [line for panel in panels for line in panel.lines], others)
     return {"sensitivity": figure}
+
+
+def chosen() -> dict[str, Any]:
+    """How the mark of a chosen rate differs from the method's marker."""
+    size, edge = (5.4, 0.8) if sheet().is_printed else (9, 1.2)
+    return {"ms": size, "markeredgecolor": "black", "markeredgewidth": edge, "ls": "none", "zorder": 6}
 
 
 def scores(cell: StoredCell) -> tuple[np.ndarray, np.ndarray]:
@@ -85,7 +89,7 @@ def mark_chosen(axes: Axes, view: View, curve: Curve) -> None:
     for i in np.flatnonzero(curve.x == (curve.line.cell.summary["chosen_lr"] or np.nan)):
         height = np.clip(curve.middle[i], view.low, view.high)  # a line that leaves the panel keeps its mark, on the edge
         look = curve.line.look
-        axes.plot(curve.x[i], height, marker=look.marker, color=look.colour, ms=9 * sheet().stroke, clip_on=False, **CHOSEN)
+        axes.plot(curve.x[i], height, marker=look.marker, color=look.colour, clip_on=False, **chosen())
 
 
 def draw_shares(axes: Axes, view: View, row: int, curve: Curve, shares: np.ndarray) -> None:

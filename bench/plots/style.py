@@ -18,6 +18,7 @@ DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.5), (1.2, 1.2), (7, 1.5, 1.2,
 PINNED = ("full", "lora", "op_lora", "deep", "deep_lora", "flora")  # a name here keeps its look whatever the catalogue gains
 
 TRUTH, REFERENCE, FAINT = "#000000", "#555555", "#8A8A8A"
+NOTE = SCREEN.note
 LINE, MARKER = 1.5, 4.6
 SETTINGS: Any = {
     "font.family": "DejaVu Sans",
