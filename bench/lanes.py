@@ -22,7 +22,7 @@ class Lanes:
         shape: (seeds, rates) of the lanes.
 
     A name's lanes follow each other, so that the rates of a seed make one tall matrix, in a stack those of a layer; a tall
-    matrix lies transposed in its lane, because long rows are faster.
+    matrix lies transposed in its lane, because long rows are faster; not so those that the layers of a stack share.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> None:
@@ -36,7 +36,8 @@ class Lanes:
         views, start = {}, 0
         for name, lane in self.lane.items():
             stop = start + lane.numel() * self.shape[0] * self.shape[1]
-            tall = len(lane) >= 2 and lane[-2] > lane[-1]
+            matrix = len(lane) >= (3 if self.stacked else 2)  # in a stack (L, k) are a vector a layer
+            tall = matrix and lane[-2] > lane[-1]
             stored = (*lane[:-2], lane[-1], lane[-2]) if tall else lane
             if len(lane) == 3:  # a stack: the rates of a layer follow each other
                 view = buffer[start:stop].view(self.shape[0], stored[0], self.shape[1], *stored[1:]).movedim(1, 2)

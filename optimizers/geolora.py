@@ -27,9 +27,9 @@ class GeoLoRA(TangentRule):
         min_rank: what every layer keeps; 2 in the authors' code, which so never finds a target of rank 1.
         coefficient_steps: c, steps on Ŝ alone between an augmentation and its truncation. The tangent space lacks G's normal
             part, so that without them new singular values are of second order in lr, and a run below the true rank may stay.
-        core_rule: of those steps, `sgd` or `adam`; AdamW in the authors' code, poor here, where losses reach zero.
-        moments_at_augmentation: Adam's moments in the new basis: `reset`, or `rotate`, M ← A M B with the overlaps A and B of the
-            bases and their squares for the second moment, which may not turn negative.
+        core_rule: of those steps, `sgd` or `adam`; AdamW in the authors' code.
+        moments_at_augmentation: Adam's moments in the new basis: `rotate`, M ← A M B with the overlaps A and B of the bases and
+            their squares for the second moment, which may not turn negative; or `reset`, which leaves Adam poor steps.
 
     The rank of `svd` is the room: where it has none for all new directions, Û Ŝ V̂ᵀ is cut to it by its SVD. The authors' code
     keeps the first columns of the QR instead, divides by a stale S to get G V, lets weight decay shrink the bases, truncates a
@@ -45,7 +45,7 @@ class GeoLoRA(TangentRule):
     min_rank: int = 1
     coefficient_steps: int = 10
     core_rule: str = "sgd"
-    moments_at_augmentation: str = "reset"
+    moments_at_augmentation: str = "rotate"
 
     def __post_init__(self) -> None:
         check_number("tolerance", self.tolerance, least=0, most=1)

@@ -52,6 +52,16 @@ def test_a_stack_trains_each_layer_as_alone(method, optimizer, shape):
             torch.testing.assert_close(alone.weight().dense()[0], together.weight().dense()[seed, :, layer], rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("layers", [3, 6])
+def test_a_vector_a_layer_stays_one_whether_layers_or_entries_are_more(layers):
+    problem, method = Stack(shape=(12, 9), ranks=(2,) * layers), OPLoRA(rank=2, hidden=4, embedding=5)
+    together = advance(block(problem, method, Adam()), 6)
+    for k, rate in enumerate(RATES):
+        alone = advance(block(problem, method, Adam(), seeds=(1,), rates=[rate]), 6)
+        for name, tensor in alone.trainable.items():
+            torch.testing.assert_close(together.trainable[name][1, k], tensor[0, 0], rtol=1e-9, atol=1e-12)
+
+
 def test_a_stacks_measures_are_sums_over_its_layers():
     instance = Stack(shape=(7, 5), ranks=(1, 2)).draw(3)
     weight = FactoredMatrix((gaussian(4, 2, 7, 5),))

@@ -422,7 +422,8 @@ def test_a_budget_below_what_every_layer_keeps_is_refused():
 @pytest.mark.parametrize("shape", [(14, 9), (9, 14)])
 def test_coefficient_steps_are_those_of_torchs_adam_anew_in_every_period(shape):
     target, lr, steps = gaussian(*shape) / 5, 0.05, 4
-    params, rule = point(*shape, torch.tensor([0.5, 0.2]), room=8), GeoLoRA(coefficient_steps=steps, core_rule="adam")
+    params = point(*shape, torch.tensor([0.5, 0.2]), room=8)
+    rule = GeoLoRA(coefficient_steps=steps, core_rule="adam", moments_at_augmentation="reset")
     state = rule.init(params)
     for period in range(3):
         take(rule, params, dense(params) - target, lr, period * (steps + 1), state)
