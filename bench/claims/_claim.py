@@ -71,6 +71,7 @@ class Claim:
         matched: what was equal for all sides, and what was tuned.
         experiments: the sweeps that it is settled from; none where `settle` measures by itself.
         settle: from the evidence to what came out.
+        revised: what of the rule or of the settings was changed after results had been seen; empty where nothing was.
     """
 
     name: str
@@ -79,14 +80,15 @@ class Claim:
     matched: str
     experiments: tuple[str, ...]
     settle: Callable[["Evidence"], Finding] = field(repr=False)
+    revised: str = ""
 
 
 def claim(
-    name: str, sentence: str, *, source: str, matched: str, experiments: str | Sequence[str] = ()
+    name: str, sentence: str, *, source: str, matched: str, experiments: str | Sequence[str] = (), revised: str = ""
 ) -> Callable[[Callable[["Evidence"], Finding]], Claim]:
     """Make a claim of the function that settles it."""
     listed = (experiments,) if isinstance(experiments, str) else tuple(experiments)
-    return lambda settle: Claim(name, sentence, source, matched, listed, settle)
+    return lambda settle: Claim(name, sentence, source, matched, listed, settle, revised)
 
 
 @dataclass(eq=False)

@@ -33,7 +33,7 @@ def settle(name: str, claim: Claim, store: Store) -> tuple[Finding, Evidence]:
 
 def entry(claim: Claim, finding: Finding, drawings: Iterable[str]) -> dict[str, Any]:
     """A claim and what came out, as plain data."""
-    described = {name: getattr(claim, name) for name in ("sentence", "source", "matched")}
+    described = {name: getattr(claim, name) for name in ("sentence", "source", "matched", "revised")}
     figures = [{**asdict(figure), "value": list(figure.value)} for figure in finding.figures]
     return {
         **described,
@@ -165,6 +165,8 @@ def section(name: str, entry: Mapping[str, Any]) -> list[str]:
         f"* matched: {entry['matched']}",
         f"* experiment: {', '.join(runs) or f'`python -m bench claims {name}` measures it without a sweep'}",
     ]
+    if entry["revised"]:
+        lines.append(f"* changed after a first look at results: {entry['revised']}")
     figures = figures_of(entry)
     if figures:
         lines += ["", "| figure | value [95 %] | seeds |", "|---|---|---|"]

@@ -107,6 +107,7 @@ def counted(verdicts: dict[str, str]) -> str:
     "verdict is on the authors' rates, scaled to this width (last step, the grid's own ten seeds); beside it LoRA that starts at "
     "the usual scale, the compressed network, and every rank at a rate of its own",
     experiments=EXPERIMENTS,
+    revised="both halves must hold on one problem, which is stricter",
 )
 def rank_matters_less(evidence: Evidence) -> Finding:
     study, figures, said = evidence.study, [], []

@@ -70,6 +70,7 @@ def in_words(verdicts: Mapping[str, str]) -> str:
 TRAINED = "Adafactor, no scaling by the weight, nine rates or more; ranks 4 and 12 of 32 x 24, 4 and 32 of 64 x 64 (digits)"
 MATRICES = ("claims_flora_momentum", "claims_flora_digits")
 SMALL = "T5 and GPT-2 are replaced by matrices and a small net"
+REVISED = "ranks 12 and 32 were added, since the paper's own runs use rank 256"
 
 momentum = claim(
     "momentum",
@@ -77,6 +78,7 @@ momentum = claim(
     source=f"{PAPER}, momentum experiments (T5-small from scratch, GPT-2); {DOSSIER} (section 2)",
     matched=f"{TRAINED}; κ = 100; {SMALL}",
     experiments=MATRICES,
+    revised=REVISED,
 )(as_good_as_whole)
 
 momentum_lora = claim(
@@ -85,6 +87,7 @@ momentum_lora = claim(
     source=f"{PAPER}, momentum experiments (T5-small from scratch, GPT-2); {DOSSIER} (section 2)",
     matched=f"{TRAINED}; κ = 100; {SMALL}",
     experiments=MATRICES,
+    revised=REVISED,
 )(better_than_lora)
 
 accumulation = claim(
@@ -93,6 +96,7 @@ accumulation = claim(
     source=f"{PAPER}, accumulation experiments (T5-3B); {DOSSIER} (section 2)",
     matched="as `momentum`, on rotated digits; 100 updates of 16 batches of 16, no momentum",
     experiments="claims_flora_accumulation",
+    revised=REVISED,
 )(as_good_as_whole)
 
 accumulation_lora = claim(
@@ -101,6 +105,7 @@ accumulation_lora = claim(
     source=f"{PAPER}, accumulation experiments (T5-3B); {DOSSIER} (section 2)",
     matched="as `momentum`, on rotated digits; 100 updates of 16 batches of 16, no momentum",
     experiments="claims_flora_accumulation",
+    revised=REVISED,
 )(better_than_lora)
 
 
@@ -110,6 +115,7 @@ accumulation_lora = claim(
     source=f"{PAPER}, T5-small from scratch against fine-tuning; {DOSSIER} (section 2)",
     matched=f"Adafactor, nine rates each; rank 4; from scratch: matrix_factorization, of full rank; else fine-tuning; {SMALL}",
     experiments=MATRICES,
+    revised=REVISED,
 )
 def lead_from_scratch(evidence: Evidence) -> Finding:
     study = evidence.study

@@ -187,6 +187,7 @@ def steps_near(second: float, simultaneous: bool, most: int = 1000) -> tuple[Ten
     "Simultaneous descent in U, S and V converges to points that are not stationary on the manifold, which GeoLoRA leaves.",
     source=f"{PAPER}, figure 1; the example and the caveat that it takes a singular S are the dossier's (sections 2 and 6f)",
     matched="the same points at λ = 0.1, 1000 steps at most; random starts beside them: S = 0.01 I, 16 x 12, rank 3, λ = 0.3",
+    revised="random starts count by the share that idles, because some saddles are left late",
 )
 def leaves_where_factors_stop(evidence: Evidence) -> Finding:
     target, params = stationary(0.0)

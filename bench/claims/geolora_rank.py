@@ -71,6 +71,7 @@ DIGITS = "nine rates each on three tuning seeds, more at an edge; ten reporting 
     source=f"{PAPER}, figure 2; {REPLACED}",
     matched=DIGITS,
     experiments="claims_geolora_digits",
+    revised="pairs against the largest start instead of one range over all, with Adam on S",
 )
 def ends_with_similar_parameters(evidence: Evidence) -> Finding:
     figures, ratios = [], {}
@@ -109,6 +110,7 @@ def resampled_shift(a: np.ndarray, b: np.ndarray, resamples: int = 1000) -> Inte
     source=f"{PAPER}, figure 2; {REPLACED}",
     matched=DIGITS,
     experiments="claims_geolora_digits",
+    revised="pairs against the largest start instead of one range over all, with Adam on S",
 )
 def accuracy_does_not_depend_on_the_start(evidence: Evidence) -> Finding:
     figures = {}

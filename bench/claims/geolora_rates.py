@@ -89,6 +89,7 @@ def has_the_wider_window_with_adam(evidence: Evidence) -> Finding:
     source=f"{PAPER}, figure 2 (c, d): AdaLoRA's runs that came to nan; matrices in place of CIFAR and ViT",
     matched=FIXED,
     experiments=GRID,
+    revised="narrowed to Adam",
 )
 def diverges_less(evidence: Evidence) -> Finding:
     study, found = evidence.study, {}

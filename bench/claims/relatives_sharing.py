@@ -41,6 +41,7 @@ COLOR = "Wistuba et al., arXiv 2311.17601 (CoLoR)"
     source=f"{FED_SA}; the test is the dossier's (sections 3 and C12)",
     matched="each at its own of nine rates, and both at FedSA's; 8 clients, 32 x 24, rank 4, SGD or Adam, 400 rounds of 10 steps",
     experiments="claims_relatives_federated",
+    revised="Adam was added beside SGD, which alone was inconclusive",
 )
 def sharing_a_fits(evidence: Evidence) -> Finding:
     found: dict[str, bool | None] = {}
@@ -146,6 +147,7 @@ def sends_half(evidence: Evidence) -> Finding:
     source=f"{LORTA}, from a third party's summary: one to two orders fewer at comparable quality (the dossier's section 3)",
     matched="sixteen layers of 32 x 24 with ranks 1 to 4; rank 4, Adam, each at its best of nine rates, and at LoRA's; 1000 steps",
     experiments="claims_relatives_stack",
+    revised='"as low" now also means that at most 1 % is left',
 )
 def as_low_with_fewer(evidence: Evidence) -> Finding:
     study = evidence.study

@@ -280,7 +280,7 @@ CATALOGUE_WIDE = ("claims_parameterizations", "claims_optimizers")
 def test_every_shipped_experiment_runs_for_a_few_steps(name, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = [
-        "steps=3",
+        "steps=4",
         "warmup=0",
         "lr.count=1",
         "lr.values=null",
