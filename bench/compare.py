@@ -173,4 +173,4 @@ def show(rows: Sequence[Row], a: str, b: str, measure: str) -> None:
         table.add_row(escape(row.problem), *map(escape, sides), escape(shown(found.ratio)), counts, WORDS[found.verdict])
     console.print(table)
     for line in summary(rows, a, b):
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -292,11 +292,12 @@ def test_every_shipped_experiment_runs_for_a_few_steps(name, tmp_path, capsys, m
     ]
     few = {
         "default": ["problem=hilbert", "parameterization=lora", "optimizer=sgd"],
-        "claims_manifold": ["problem=linear_regression,stack"],
-        "claims_overparameterization": ["problem=linear_regression,stack"],
+        "claims_manifold": ["problem=stack"],
+        "claims_overparameterization": ["problem=linear_regression", "optimizer=adam"],
+        "claims_gauss_newton": ["problem.condition=3", "parameterization=lora,deep"],
         "everything": ["problem=linear_regression,stack", "parameterization=dora,lora,lorta", "optimizer=glob(s*)"],
     }
-    catalogue_wide = ["problem=linear_regression,stack", "parameterization=glob(*lora)", "optimizer=glob(a*)"]
+    catalogue_wide = ["problem=stack", "parameterization=lora,lorta", "optimizer=adam,als"]
     fewer = few.get(name, catalogue_wide if name in CATALOGUE_WIDE else [])
     code, _, errors = run(capsys, f"experiment={name}", *small, *fewer)
     assert code == 0, errors
