@@ -90,7 +90,8 @@ def predicts_steps(evidence: Evidence) -> Finding:
     study, figures, verdicts = evidence.study, [], {}
     points: dict[str, tuple[np.ndarray, np.ndarray, list[str]]] = {}
     for optimizer in ("sgd", "momentum", "adam", "scaled_gd"):
-        cells = [(place, cell) for place, cell in study.cells.items() if cell.summary["optimizer"] == optimizer]
+        measured = study.where(optimizer=optimizer).cells.items()
+        cells = [(place, cell) for place, cell in measured if "final_condition_gauss_newton" in cell.lanes]
         pairs = [(study.costs(*place, "final_condition_gauss_newton"), study.costs(*place, "steps_to_1e-06")) for place, _ in cells]
         kept = [i for i, (condition, _) in enumerate(pairs) if condition.notna().all()]
         conditions = np.array([np.median(pairs[i][0]) for i in kept])
