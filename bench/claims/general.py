@@ -142,9 +142,11 @@ def scatter(points: dict[str, tuple[np.ndarray, np.ndarray, list[str]]]) -> Draw
             axes.plot(
                 conditions[own], np.minimum(steps[own], top), ls="none", marker=look.marker, color=look.colour, label=name, ms=6
             )
-        axes.set(xscale="log", yscale="log", title=optimizer, xlabel="condition of the Gauss-Newton map at the end")
+        axes.set(xscale="log", yscale="log", title=optimizer)
         axes.axhline(top, color="#8A8A8A", lw=0.8, ls=":")
     grid[0].set_ylabel("steps to 1e-6 (edge: never)")
-    grid[-1].legend(fontsize=8)
+    figure.supxlabel("condition number of the Gauss-Newton map at the end of training")
+    handles = {line.get_label(): line for axes in grid for line in axes.lines if line.get_label() in places}
+    figure.legend([handles[name] for name in places], list(places), loc="outside right upper", fontsize=9)
     figure.suptitle("Does the condition number predict the steps to target?", fontsize=12, weight="bold", x=0.01, ha="left")
     return figure
