@@ -97,10 +97,7 @@ def sweep(arguments: list[str], started: float) -> int:
     check_overrides(arguments)
     config.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here instead of ending the process in Hydra's own words
-    informational = any(
-        argument.startswith(("--cfg", "--info", "--hydra-help", "--resolve", "--version")) for argument in arguments
-    )
-    if informational:
+    if informational(arguments):
         run_hydra(arguments)
         return 0
     if finished := finished_sweep(arguments):
@@ -146,6 +143,11 @@ def sweep(arguments: list[str], started: float) -> int:
     return 0
 
 
+def informational(arguments: list[str]) -> bool:
+    """Whether Hydra is asked to print something, not to run."""
+    return any(argument.startswith(("--cfg", "--info", "--hydra-help", "--resolve", "--version")) for argument in arguments)
+
+
 def finished_sweep(arguments: list[str]) -> tuple[Store, str, dict[str, Any]] | None:
     """The store, name and record of a sweep of these very overrides, if all it needs is there and still what it would be.
 
@@ -164,7 +166,8 @@ def finished_sweep(arguments: list[str]) -> tuple[Store, str, dict[str, Any]] | 
 
 def run_hydra(arguments: list[str], timing: Timing | None = None) -> Exception | None:
     """Hand the overrides to Hydra; the first error that a job raised, if one did. What it takes is added to `timing`."""
-    before, sys.argv = sys.argv, ["bench", *arguments]
+    sweeping = [] if informational(arguments) else ["--multirun"]  # else Hydra guesses, from the overrides without the experiment's
+    before, sys.argv = sys.argv, ["bench", *sweeping, *arguments]
     timing, started = timing or Timing(), time.time()
     try:
         with checked_in_advance() as composed:

@@ -294,7 +294,7 @@ def test_every_shipped_experiment_runs_for_a_few_steps(name, tmp_path, capsys, m
         "default": ["problem=hilbert", "parameterization=lora", "optimizer=sgd"],
         "claims_manifold": ["problem=stack"],
         "claims_overparameterization": ["problem=linear_regression", "optimizer=adam"],
-        "claims_gauss_newton": ["problem.condition=3", "parameterization=lora,deep"],
+        "claims_gauss_newton": ["problem.condition=3,30", "parameterization=lora,deep"],
         "everything": ["problem=linear_regression,stack", "parameterization=dora,lora,lorta", "optimizer=glob(s*)"],
     }
     catalogue_wide = ["problem=stack", "parameterization=lora,lorta", "optimizer=adam,als"]
