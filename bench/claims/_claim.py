@@ -217,3 +217,23 @@ def by_bound(figures: Sequence[Figure], bound: float, said: str) -> Finding:
 def spread_of(values: Sequence[np.ndarray], name: str, cells: Sequence[str] = (), measure: str = "", **options: Any) -> Figure:
     """A figure of values by problem and seed; their median unless `statistic` says otherwise."""
     return Figure(name, interval(values, options.pop("statistic", median), **options), min(map(len, values)), tuple(cells), measure)
+
+
+def kept(evidence: Evidence, name: str, values: Iterable[Any], seeds: Sequence[int] | None = None) -> np.ndarray:
+    """(k,) what was measured on all seeds at once, `SEEDS` if none are given, written down seed by seed."""
+    seeds = SEEDS if seeds is None else seeds
+    return evidence.measure(name, dict(zip(seeds, map(float, values), strict=True)).__getitem__, seeds)
+
+
+def typical(evidence: Evidence, name: str, values: Iterable[Any], seeds: Sequence[int] | None = None) -> Figure:
+    """The median over seeds."""
+    return spread_of([kept(evidence, name, values, seeds)], name, measure=name)
+
+
+def worst(evidence: Evidence, name: str, values: Iterable[Any]) -> Figure:
+    """The largest over seeds: for what must hold on every one."""
+    return spread_of([kept(evidence, name, values)], f"{name}, worst seed", measure=name, statistic=largest)
+
+
+def largest(values: np.ndarray) -> np.ndarray:
+    return np.asarray(values.max(-1))

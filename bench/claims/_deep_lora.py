@@ -1,6 +1,6 @@
 """What the claims on Deep LoRA share: baselines and data as the authors' code has them, which the catalogue does not hold."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.claims._claim import SEEDS, Evidence, Figure, spread_of
+from bench.claims._claim import Evidence, Figure, worst
 from linalg import gaussian, orthogonal
 from linalg.checks import check, check_integer
 from parameterizations import DeepLoRA, LoRA, Parameterization
@@ -92,24 +92,9 @@ class FewShotDigits(RotatedDigits):
         return replace(drawn, train=drawn.train[..., : self.samples], train_classes=drawn.train_classes[..., : self.samples])
 
 
-def kept(evidence: Evidence, name: str, values: Sequence[float] | np.ndarray | Tensor, seeds: Sequence[int] = SEEDS) -> np.ndarray:
-    """(k,) what was found for all seeds at once, written down seed by seed."""
-    return evidence.measure(name, dict(zip(seeds, map(float, values), strict=True)).__getitem__, seeds)
-
-
-def typical(evidence: Evidence, name: str, values: Sequence[float] | Tensor) -> Figure:
-    """The median over seeds."""
-    return spread_of([kept(evidence, name, values)], name, measure=name)
-
-
-def worst(evidence: Evidence, name: str, found: Iterable[Tensor]) -> Figure:
+def worst_of(evidence: Evidence, name: str, found: Iterable[Tensor]) -> Figure:
     """The largest over settings, and over seeds: for what must hold on every one."""
-    values = np.max([np.asarray(each) for each in found], axis=0)
-    return spread_of([kept(evidence, name, values)], f"{name}, worst seed", measure=name, statistic=largest)
-
-
-def largest(values: np.ndarray) -> np.ndarray:
-    return np.asarray(values.max(-1))
+    return worst(evidence, name, np.max([np.asarray(each) for each in found], axis=0))
 
 
 def all_of(answers: Iterable[bool | None]) -> bool | None:

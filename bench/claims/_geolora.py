@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.claims._claim import CONDITION, FAILS, HOLDS, INCONCLUSIVE, SEEDS, Evidence, Figure, Finding, spread_of
+from bench.claims._claim import CONDITION, FAILS, HOLDS, INCONCLUSIVE, SEEDS, Evidence, Figure, Finding, kept, spread_of
 from bench.engine import Block, Settings
 from bench.stats import compare, log_ratios
 from linalg.random import generator
@@ -21,27 +21,8 @@ Values = Sequence[float] | Tensor | np.ndarray
 SMALLEST = (1e-1, 1e-4, 1e-8, 1e-12)  # the last singular value of a point on the manifold, the first being 1
 
 
-def largest(values: np.ndarray) -> np.ndarray:
-    return np.asarray(values.max(-1))
-
-
 def mean(values: np.ndarray) -> np.ndarray:
     return np.asarray(values.mean(-1))
-
-
-def kept(evidence: Evidence, name: str, values: Values) -> np.ndarray:
-    """What was measured on all of `SEEDS` at once, written down seed by seed."""
-    return evidence.measure(name, dict(zip(SEEDS, map(float, values), strict=True)).__getitem__, SEEDS)
-
-
-def worst(evidence: Evidence, name: str, values: Values) -> Figure:
-    """The largest over seeds: for what must hold on every one."""
-    return spread_of([kept(evidence, name, values)], f"{name}, worst seed", measure=name, statistic=largest)
-
-
-def typical(evidence: Evidence, name: str, values: Values) -> Figure:
-    """The median over seeds."""
-    return spread_of([kept(evidence, name, values)], name, measure=name)
 
 
 def never_above(figures: Sequence[Figure], bound: float, said: str) -> Finding:

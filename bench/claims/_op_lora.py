@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 from math import sqrt
 
 import numpy as np
-from torch import Tensor
 
-from bench.claims._claim import Evidence, Figure, against
-from bench.stats import Comparison, Interval, compare, interval, log_ratios, median
+from bench.claims._claim import Evidence, Figure, against, kept
+from bench.stats import Comparison, Interval, compare, log_ratios, median
 from bench.stored import StoredCell, spread
 from bench.study import Study
 from linalg import InputError
@@ -161,16 +160,6 @@ def pooled(
     found = compare(logs)
     kept(evidence, name, 10.0 ** median(np.stack(logs), axis=0), seeds)
     return found, Figure(name, found.ratio, len(seeds), measure=name)
-
-
-def kept(evidence: Evidence, name: str, values: Sequence[float] | np.ndarray | Tensor, seeds: Sequence[int]) -> np.ndarray:
-    """(k,) what was found for all seeds at once, written down seed by seed."""
-    return evidence.measure(name, dict(zip(seeds, map(float, values), strict=True)).__getitem__, seeds)
-
-
-def typical(evidence: Evidence, name: str, values: Sequence[float] | np.ndarray | Tensor, seeds: Sequence[int]) -> Figure:
-    """The median over seeds."""
-    return Figure(name, interval([kept(evidence, name, values, seeds)]), len(seeds), measure=name)
 
 
 def sign_of(value: Interval, nothing: float) -> str:

@@ -1,7 +1,7 @@
 """Deep LoRA (arXiv 2406.04112): what its theorem says of gradient descent on a deep network and of its compression."""
 
-from bench.claims._claim import FAILS, HOLDS, INCONCLUSIVE, SEEDS, Evidence, Finding, at_most, by_bound, claim
-from bench.claims._deep_lora import PAPER, TruncatedGaussian, all_of, opposite, typical, worst
+from bench.claims._claim import FAILS, HOLDS, INCONCLUSIVE, SEEDS, Evidence, Finding, at_most, by_bound, claim, typical
+from bench.claims._deep_lora import PAPER, TruncatedGaussian, all_of, opposite, worst_of
 from bench.claims._deep_lora_theorem import Kept, bases, kept_blocks, scaled_difference, step_times, strayed
 from optimizers import SGD, AdamW, Momentum
 
@@ -29,10 +29,10 @@ def never_strays(evidence: Evidence) -> Finding:
                 for half, decay in ((3, 0.0), (3, 0.01), (6, 0.01))
             ]
             name = f"largest distance over the bound, less 1, depth {depth}, ε = {scale:g}"
-            figures.append(worst(evidence, name, [each.largest - 1 for each in found]))
+            figures.append(worst_of(evidence, name, [each.largest - 1 for each in found]))
             starts += [(each.first - 1).abs() for each in found]
             moved.append(f"{float(found[0].left.median()):.2g} at depth {depth} from {scale:g}")
-    start = worst(evidence, "distance at the start over the bound, less 1", starts)
+    start = worst_of(evidence, "distance at the start over the bound, less 1", starts)
     said = (
         "Bound: 1e-6 above 1, after 1e-12 ‖f‖ for rounding; the figures are the excess over 1. The relative error that the full "
         f"network ends at without decay: {', '.join(moved)}."
@@ -54,8 +54,8 @@ def keeps_its_blocks(evidence: Evidence) -> Finding:
     errors, sines = [], []
     for name, (rule, lr) in RULES.items():
         found = [kept_blocks(depth, scale, rule, lr, 1500 if depth == 4 else STEPS) for depth in DEPTHS for scale in (0.1, 1.0)]
-        errors.append(worst(evidence, f"‖W_l V_2 - ρ_l U_2‖, {name}", [each.error for each in found]))
-        sines.append(worst(evidence, f"sine of the angle to V_1, {name}", [each.sine for each in found]))
+        errors.append(worst_of(evidence, f"‖W_l V_2 - ρ_l U_2‖, {name}", [each.error for each in found]))
+        sines.append(worst_of(evidence, f"sine of the angle to V_1, {name}", [each.sine for each in found]))
     verdict = VERDICT[all_of([*(at_most(each, 1e-11) for each in errors), *(at_most(each, 1e-12) for each in sines)])]
     return Finding(verdict, "Bounds: 1e-11 for the blocks, 1e-12 for the sines; the worst of depths 2 to 4.", (*errors, *sines))
 
@@ -94,9 +94,9 @@ def same_subspace(evidence: Evidence) -> Finding:
     exact = [bases(depth, scale, 3) for depth in DEPTHS for scale in SCALES]
     wider = [bases(depth, scale, 6) for depth in DEPTHS for scale in SCALES]
     figures = [
-        worst(evidence, "distance of the projectors, r̂ = r", [each.apart for each in exact]),
-        worst(evidence, "part of the theorem's V_1 that is missing, r̂ = r", [each.missing for each in exact]),
-        worst(evidence, "part of the theorem's V_1 that is missing, r̂ = r + 3", [each.missing for each in wider]),
+        worst_of(evidence, "distance of the projectors, r̂ = r", [each.apart for each in exact]),
+        worst_of(evidence, "part of the theorem's V_1 that is missing, r̂ = r", [each.missing for each in exact]),
+        worst_of(evidence, "part of the theorem's V_1 that is missing, r̂ = r + 3", [each.missing for each in wider]),
     ]
     said = "Bound: 1e-10. With r̂ above r neither subspace is unique, and ours must only hold the 2r directions of the theorem."
     return by_bound(figures, 1e-10, said)
@@ -111,7 +111,7 @@ def same_subspace(evidence: Evidence) -> Finding:
 def scales_away(evidence: Evidence) -> Finding:
     problem = TruncatedGaussian(shape=(40, 40), rank=2, observed=0.3)
     figures = [
-        worst(evidence, f"difference of relative errors, depth {depth}, c = {c:g}", [scaled_difference(problem, depth, c, 300)])
+        worst_of(evidence, f"difference of relative errors, depth {depth}, c = {c:g}", [scaled_difference(problem, depth, c, 300)])
         for depth in DEPTHS
         for c in (63.0, 0.1)
     ]

@@ -18,8 +18,9 @@ from bench.claims._claim import (
     claim,
     median_of,
     settled,
+    typical,
 )
-from bench.claims._deep_lora import PAPER, TruncatedGaussian, all_of, any_of, as_said, opposite, typical
+from bench.claims._deep_lora import PAPER, TruncatedGaussian, all_of, any_of, as_said, opposite
 from bench.claims._deep_lora_theorem import trajectory_gap
 from bench.stats import EQUAL
 from bench.study import Study

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bench.claims._claim import Evidence, Figure, Finding, at_most, claim, one, settled
-from bench.claims._deep_lora import PAPER, all_of, as_said, kept, opposite
+from bench.claims._claim import Evidence, Figure, Finding, at_most, claim, kept, one, settled
+from bench.claims._deep_lora import PAPER, all_of, as_said, opposite
 from bench.stats import Interval, compare, log_ratios, median
 from bench.stored import StoredCell
 from bench.study import Study, reported_costs

@@ -11,7 +11,21 @@ from torch import Tensor
 
 import bench
 from bench.cell import LearningRates
-from bench.claims._claim import FAILS, HOLDS, INCONCLUSIVE, SEEDS, Evidence, Figure, Finding, by_bound, claim, spread_of
+from bench.claims._claim import (
+    FAILS,
+    HOLDS,
+    INCONCLUSIVE,
+    SEEDS,
+    Evidence,
+    Figure,
+    Finding,
+    by_bound,
+    claim,
+    kept,
+    spread_of,
+    typical,
+    worst,
+)
 from bench.config import rebuilt
 from bench.engine import Block, Settings
 from bench.stats import EQUAL, compare, log_ratios
@@ -31,21 +45,6 @@ DOSSIER = "the form is the dossier's, the paper could not be read beyond its int
 ROWS, SIDE, RANK = 96, 64, 4
 GROWTH = 1 + (SIDE + 1) / RANK  # E ‖G AᵀA‖² / ‖G‖² for A (r, m) with entries N(0, 1/r): 17.25
 SQUARE = MatrixFactorization(shape=(SIDE, SIDE), kind="gaussian")
-
-
-def kept(evidence: Evidence, name: str, values: Iterable[float] | Tensor) -> np.ndarray:
-    """What was measured on all of `SEEDS` at once, written down seed by seed."""
-    return evidence.measure(name, dict(zip(SEEDS, map(float, values), strict=True)).__getitem__, SEEDS)
-
-
-def typical(evidence: Evidence, name: str, values: Iterable[float] | Tensor) -> Figure:
-    """The median over seeds."""
-    return spread_of([kept(evidence, name, values)], name, measure=name)
-
-
-def worst(evidence: Evidence, name: str, values: Iterable[float] | Tensor) -> Figure:
-    """The largest over seeds: for what must hold on every one."""
-    return spread_of([kept(evidence, name, values)], f"{name}, worst seed", measure=name, statistic=lambda v: np.asarray(v.max(-1)))
 
 
 def mean(evidence: Evidence, name: str, values: Iterable[float] | Tensor) -> Figure:

@@ -19,8 +19,9 @@ from bench.claims._claim import (
     by_bound,
     claim,
     one,
+    typical,
 )
-from bench.claims.flora import DOSSIER, PAPER, RANK, SIDE, SQUARE, at_the_same_rate, by_ranges, initial, squares, target_of, typical
+from bench.claims.flora import DOSSIER, PAPER, RANK, SIDE, SQUARE, at_the_same_rate, by_ranges, initial, squares, target_of
 from bench.engine import Block, Settings
 from bench.study import Study
 from linalg.random import gaussian, generator

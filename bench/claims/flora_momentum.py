@@ -7,17 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.claims._claim import (
-    CONDITION,
-    FAILS,
-    HOLDS,
-    INCONCLUSIVE,
-    SEEDS,
-    Evidence,
-    Figure,
-    Finding,
-    claim,
-)
+from bench.claims._claim import CONDITION, FAILS, HOLDS, INCONCLUSIVE, SEEDS, Evidence, Figure, Finding, claim, typical
 from bench.claims.flora import (
     GROWTH,
     PAPER,
@@ -33,7 +23,6 @@ from bench.claims.flora import (
     mean,
     squares,
     started,
-    typical,
 )
 from linalg.random import gaussian, generator
 from optimizers import Momentum

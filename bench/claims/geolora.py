@@ -5,21 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bench.claims._claim import FAILS, HOLDS, NOT_RUN, SEEDS, Evidence, Finding, claim
-from bench.claims._geolora import (
-    PAPER,
-    PLAIN,
-    SMALLEST,
-    by_factor_equation,
-    dense,
-    never_above,
-    norm,
-    on_manifold,
-    projected,
-    take,
-    typical,
-    worst,
-)
+from bench.claims._claim import FAILS, HOLDS, NOT_RUN, SEEDS, Evidence, Finding, claim, typical, worst
+from bench.claims._geolora import PAPER, PLAIN, SMALLEST, by_factor_equation, dense, never_above, norm, on_manifold, projected, take
 from bench.engine import Block, Settings
 from linalg.random import gaussian, generator, with_spectrum
 from optimizers import GeoLoRA

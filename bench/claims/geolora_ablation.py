@@ -9,8 +9,22 @@ from torch import Tensor
 
 from bench.catalogue import name_of
 from bench.cell import Cell, LearningRates
-from bench.claims._claim import FAILS, HOLDS, INCONCLUSIVE, SEEDS, Evidence, Finding, against, claim, settled, told
-from bench.claims._geolora import PAPER, dense, kept, norm, on_manifold, paired, typical, worst
+from bench.claims._claim import (
+    FAILS,
+    HOLDS,
+    INCONCLUSIVE,
+    SEEDS,
+    Evidence,
+    Finding,
+    against,
+    claim,
+    kept,
+    settled,
+    told,
+    typical,
+    worst,
+)
+from bench.claims._geolora import PAPER, dense, norm, on_manifold, paired
 from bench.runs import run
 from bench.study import SOLVED
 from linalg.random import gaussian, generator

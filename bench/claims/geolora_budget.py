@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 import torch
 
-from bench.claims._claim import SEEDS, Evidence, Finding, against, claim, one, settled, told
-from bench.claims._geolora import PAPER, REPLACED, advanced, at_least, in_all, kept, paired, ranks_of, share, those
+from bench.claims._claim import SEEDS, Evidence, Finding, against, claim, kept, one, settled, told
+from bench.claims._geolora import PAPER, REPLACED, advanced, at_least, in_all, paired, ranks_of, share, those
 from bench.study import Study
 from optimizers import GeoLoRA
 from parameterizations import SVD

@@ -7,8 +7,8 @@ from functools import cache
 import numpy as np
 import torch
 
-from bench.claims._claim import FAILS, SEEDS, Evidence, Figure, Finding, at_most, claim, spread_of
-from bench.claims._geolora import PAPER, PLAIN, in_all, kept
+from bench.claims._claim import FAILS, SEEDS, Evidence, Figure, Finding, at_most, claim, kept, spread_of
+from bench.claims._geolora import PAPER, PLAIN, in_all
 from bench.engine import Block, Settings
 from bench.stats import interval
 from optimizers import SGD, LoRAPro, Optimizer, ScaledGD

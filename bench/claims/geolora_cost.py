@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from bench.claims._claim import FAILS, HOLDS, SEEDS, Evidence, Finding, at_most, claim
-from bench.claims._geolora import PAPER, in_all, typical, worst
+from bench.claims._claim import FAILS, HOLDS, SEEDS, Evidence, Finding, at_most, claim, typical, worst
+from bench.claims._geolora import PAPER, in_all
 from linalg.random import gaussian, generator
 from optimizers import Adam, GeoLoRA
 from parameterizations import SVD, AdaLoRA, Step
@@ -121,7 +121,7 @@ def needs_one_gradient(evidence: Evidence) -> Finding:
         state = rule.init(params)
         with counted:
             for step in range(2):
-                rule.update(params, grads, state, 1e-3, Step(step, 2, closure=lambda lane: asked(), gradient=asked))  # type: ignore[arg-type,return-value]
+                rule.update(params, grads, state, 1e-3, Step(step, 2, closure=lambda lane: asked(), gradient=asked))  # type: ignore[arg-type,return-value]  # stubs
         largest.append(counted.entries / (768 * 512))
     figure = worst(evidence, "entries of the largest tensor over those of the weight", largest)
     # [U, G V] of 2r columns is the largest that the algorithm needs

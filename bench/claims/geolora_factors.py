@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bench.claims._claim import CONDITION, FAILS, HOLDS, INCONCLUSIVE, SEEDS, Evidence, Finding, at_most, claim
-from bench.claims._geolora import never_above, norm, typical, worst
+from bench.claims._claim import CONDITION, FAILS, HOLDS, INCONCLUSIVE, SEEDS, Evidence, Finding, at_most, claim, typical, worst
+from bench.claims._geolora import never_above, norm
 from linalg.random import gaussian, generator, orthogonal
 from optimizers import Adam, LoRAMuon, LoRAPro, LoRARITE, Muon, Optimizer
 from parameterizations import Params, Step

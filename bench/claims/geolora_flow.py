@@ -6,21 +6,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.claims._claim import CONDITION, FAILS, HOLDS, INCONCLUSIVE, SEEDS, Evidence, Figure, Finding, at_most, claim
-from bench.claims._geolora import (
-    PAPER,
-    PLAIN,
-    SMALLEST,
-    by_factor_equation,
-    dense,
-    norm,
-    on_manifold,
-    projected,
-    share,
-    take,
+from bench.claims._claim import (
+    CONDITION,
+    FAILS,
+    HOLDS,
+    INCONCLUSIVE,
+    SEEDS,
+    Evidence,
+    Figure,
+    Finding,
+    at_most,
+    claim,
     typical,
     worst,
 )
+from bench.claims._geolora import PAPER, PLAIN, SMALLEST, by_factor_equation, dense, norm, on_manifold, projected, share, take
 from bench.engine import Block, Settings
 from linalg.random import gaussian, generator, orthogonal
 from optimizers import SGD, GeoLoRA, Optimizer

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from bench.claims._claim import SEEDS, Evidence, Figure, Finding, at_most, claim, spread_of
-from bench.claims._geolora import PAPER, REPLACED, advanced, at_least, in_all, mean, ranks_of, share, those, typical
+from bench.claims._claim import SEEDS, Evidence, Figure, Finding, at_most, claim, spread_of, typical
+from bench.claims._geolora import PAPER, REPLACED, advanced, at_least, in_all, mean, ranks_of, share, those
 from bench.stats import Interval
 from bench.stored import StoredCell
 from bench.study import Study, reported_costs

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure as Drawing
 
-from bench.claims._claim import SEEDS, Evidence, Figure, Finding, at_most, claim, settled, told
+from bench.claims._claim import SEEDS, Evidence, Figure, Finding, at_most, claim, kept, settled, told, typical
 from bench.claims._op_lora import (
     DIGITS,
     FACTORIZATION,
@@ -15,14 +15,12 @@ from bench.claims._op_lora import (
     PAPER,
     Pair,
     cross_fitted,
-    kept,
     on_grid,
     pairs,
     pooled,
     reported,
     set_beside,
     sign_of,
-    typical,
     whole_grid,
 )
 from bench.engine import Block, Settings

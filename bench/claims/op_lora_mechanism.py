@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.claims._claim import SEEDS, Evidence, Finding, at_most, claim, settled
-from bench.claims._op_lora import DIGITS, PAPER, as_said, pairs, set_beside, typical, whole_grid
+from bench.claims._claim import SEEDS, Evidence, Finding, at_most, claim, settled, typical
+from bench.claims._op_lora import DIGITS, PAPER, as_said, pairs, set_beside, whole_grid
 from bench.engine import Block, Settings
 from bench.stats import median
 from bench.stored import StoredCell
@@ -107,7 +107,7 @@ def gradients(instance: object, params: Params) -> tuple[Tensor, Params]:
     """dL/dv and dL/dparameters by autograd."""
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
     left, right = OPLoRA(4).factors(leaves)
-    loss = instance.loss(FactoredMatrix((left, right)))  # type: ignore[attr-defined]
+    loss = instance.loss(FactoredMatrix((left, right)))  # type: ignore[attr-defined]  # a block has it
     by_right, by_left, *found = torch.autograd.grad(loss, [right, left, *leaves.values()])
     return torch.cat([by_right.reshape(-1), by_left.mT.reshape(-1)]), dict(zip(leaves, found, strict=True))
 

@@ -14,11 +14,12 @@ from bench.claims._claim import (
     Finding,
     against,
     claim,
+    kept,
     settled,
     spread_of,
     told,
 )
-from bench.claims._op_lora import DIGITS, PAPER, VARIANTS, cell_of, cross_fitted, kept, on_grid, reported, set_beside
+from bench.claims._op_lora import DIGITS, PAPER, VARIANTS, cell_of, cross_fitted, on_grid, reported, set_beside
 from bench.runs import run
 from bench.stats import Interval
 from bench.study import Study

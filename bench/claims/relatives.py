@@ -4,8 +4,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.claims._claim import FAILS, HOLDS, INCONCLUSIVE, NOT_RUN, SEEDS, Evidence, Figure, Finding, by_bound, claim
-from bench.claims.flora import by_all, kept, lies_within, mean, off_by, rank_after, squares, typical, worst
+from bench.claims._claim import (
+    FAILS,
+    HOLDS,
+    INCONCLUSIVE,
+    NOT_RUN,
+    SEEDS,
+    Evidence,
+    Figure,
+    Finding,
+    by_bound,
+    claim,
+    kept,
+    typical,
+    worst,
+)
+from bench.claims.flora import by_all, lies_within, mean, off_by, rank_after, squares
 from bench.engine import Block, Settings
 from bench.stats import EQUAL, compare
 from linalg.random import gaussian, generator

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.claims._claim import CONDITION, FAILS, HOLDS, INCONCLUSIVE, SEEDS, Evidence, Figure, Finding, claim
-from bench.claims.flora import by_all, lies_within, squares, typical, worst
+from bench.claims._claim import CONDITION, FAILS, HOLDS, INCONCLUSIVE, SEEDS, Evidence, Figure, Finding, claim, typical, worst
+from bench.claims.flora import by_all, lies_within, squares
 from linalg.random import gaussian, generator
 
 LEDGER = "relatives"

@@ -22,8 +22,10 @@ from bench.claims._claim import (
     median_of,
     one,
     settled,
+    typical,
+    worst,
 )
-from bench.claims.flora import at_the_same_rate, by_all, lies_within, typical, worst
+from bench.claims.flora import at_the_same_rate, by_all, lies_within
 from bench.study import Study
 from linalg.random import gaussian, generator, orthogonal
 from parameterizations import FedLoRA

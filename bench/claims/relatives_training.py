@@ -19,11 +19,14 @@ from bench.claims._claim import (
     against,
     at_most,
     claim,
+    kept,
     one,
     settled,
     told,
+    typical,
+    worst,
 )
-from bench.claims.flora import at_the_same_rate, by_all, kept, lies_within, mean, run_again, typical, worst
+from bench.claims.flora import at_the_same_rate, by_all, lies_within, mean, run_again
 from bench.claims.relatives_walk import block_of
 from bench.engine import Block, Settings
 from bench.stats import compare, log_ratios

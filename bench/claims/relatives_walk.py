@@ -19,12 +19,14 @@ from bench.claims._claim import (
     Finding,
     against,
     claim,
+    kept,
     one,
     settled,
     spread_of,
     told,
+    worst,
 )
-from bench.claims.flora import at_the_same_rate, by_all, kept, lies_within, worst
+from bench.claims.flora import at_the_same_rate, by_all, lies_within
 from bench.config import rebuilt
 from bench.engine import Block, Settings
 from bench.probes import geometric_grid

@@ -12,6 +12,7 @@ from bench import claims as package
 from bench.claims import (
     Evidence,
     Figure,
+    _claim,
     _geolora,
     geolora,
     geolora_ablation,
@@ -31,7 +32,7 @@ from optimizers import GeoLoRA
 from problems import MatrixCompletion
 
 MODULES = (
-    *(_geolora, geolora, geolora_ablation, geolora_budget, geolora_condition),
+    *(_claim, _geolora, geolora, geolora_ablation, geolora_budget, geolora_condition),
     *(geolora_cost, geolora_factors, geolora_flow, geolora_rank, geolora_rates),
 )
 SEEDS = (100, 101, 102)
@@ -446,7 +447,7 @@ def test_the_allocation_decides_the_verdict(monkeypatch, wrong, expected):
 
 
 def test_a_budget_is_worth_more_where_layers_differ_in_size(monkeypatch):
-    for module in (_geolora, geolora_budget):
+    for module in (_claim, geolora_budget):
         monkeypatch.setattr(module, "SEEDS", SEEDS[:2])
     assert verdict(geolora_budget.a_budget_beside_a_threshold) == CONDITION
 

@@ -12,6 +12,7 @@ from bench.claims import (
     VERDICTS,
     Evidence,
     Figure,
+    _claim,
     flora,
     relatives,
     relatives_run_lora,
@@ -27,7 +28,7 @@ from optimizers import SGD, Adam, LoRAPro
 from parameterizations import CoLoR, DoRA, FedLoRA, FlatLoRA, Full, LoRA, LoRTA, SoRA, XGBLoRA
 from problems import Continual, Federated, LinearRegression, RotatedDigits, Stack
 
-MODULES = (flora, relatives, relatives_run_lora, relatives_sharing, relatives_training, relatives_walk)
+MODULES = (_claim, flora, relatives, relatives_run_lora, relatives_sharing, relatives_training, relatives_walk)
 
 
 def figure(low, high=None):
@@ -38,7 +39,7 @@ def figure(low, high=None):
 @pytest.fixture
 def few_seeds(monkeypatch):
     for module in MODULES:
-        monkeypatch.setattr(module, "SEEDS", SEEDS[:2])
+        monkeypatch.setattr(module, "SEEDS", SEEDS[:2], raising=False)
 
 
 @pytest.mark.usefixtures("few_seeds")
