@@ -194,13 +194,14 @@ def installed(name: str) -> str | None:
 
 @cache  # git takes longer than a small cell, and a process runs the code that it has loaded
 def commit() -> str | None:
-    """The commit of the checkout that the code runs from, `+` behind it where files differ; None outside of one."""
+    """The commit of the checkout that the code runs from, `+` behind it where code differs; None outside of one."""
     source = Path(__file__).resolve().parent.parent
     if not (source / ".git").exists():
         return None
     try:
         head = subprocess.run(["git", "-C", source, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run(["git", "-C", source, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+        status = ["git", "-C", source, "status", "--porcelain", "--", ".", ":!results"]  # what a run writes is not what runs
+        changed = subprocess.run(status, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
     return head + ("+" if changed.strip() else "")
