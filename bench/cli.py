@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from bench import catalogue, compare, config, process, reference, tables
 from bench.composing import checked_in_advance
-from bench.jobs import describe, job
+from bench.jobs import PAGE, describe, job
 from bench.overhead import Timing
 from bench.overrides import check_overrides, one_line
 from bench.packed import opened
@@ -188,11 +188,16 @@ def report(store: Store, name: str, keys: list[str], figures: list[str]) -> None
     """Print the table of winners, draw the figures and say where they are."""
     tables.print_winners(store, keys)
     print("\n".join(reference.said_of(store, keys)))
-    if figures:
+    drawings = [figure for figure in figures if figure != PAGE]
+    if drawings:
         from bench import plots
 
-        paths = plots.draw(store, name, keys, figures)
-        print("\n".join(map(str, paths)) or f"nothing was measured that {', '.join(figures)} could show; probes=all measures most")
+        paths = plots.draw(store, name, keys, drawings)
+        print("\n".join(map(str, paths)) or f"nothing was measured that {', '.join(drawings)} could show; probes=all measures most")
+    if PAGE in figures:
+        from bench import report as page
+
+        print(f"to open in a browser: {page.write(store, keys, page.folder_of(store, name), name)}")
     print(f"tables and curves of every cell: {store.runs}")
 
 

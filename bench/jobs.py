@@ -14,6 +14,8 @@ from bench.store import BusyError, Store
 from linalg import InputError
 from linalg.checks import check_choice
 
+PAGE = "report"  # among the figures: the page of a sweep
+
 
 def job(config: DictConfig) -> float | None:
     """Run the cell of this configuration and return its median score on the reporting seeds, for sweepers that optimize.
@@ -76,7 +78,7 @@ def check_figures(figures: Sequence[str]) -> None:
         from bench.plots import FIGURES
 
         for figure in figures:
-            check_choice("figures", figure, FIGURES)
+            check_choice("figures", figure, [*FIGURES, PAGE])
 
 
 def describe(error: OSError) -> str:

@@ -90,7 +90,7 @@ def pack(store: Store, sweeps: Mapping[str, Iterable[str]], folder: Path, curves
         {"key": key, **{name: json.dumps(getattr(store, name)(key)) for name in ("config", "summary", "provenance")}}
         for key in keys
     ]
-    write_table(folder / MARK, pd.DataFrame(cells), "zstd")
+    write_table(folder / MARK, pd.DataFrame(cells), small=True)
     for name in TABLES:
         parts = []
         for key in keys:
@@ -101,7 +101,9 @@ def pack(store: Store, sweeps: Mapping[str, Iterable[str]], folder: Path, curves
                 table = table.loc[table["role"] == "report"]
             if len(table):
                 parts.append(table.assign(key=key))
-        write_table(folder / f"{name}.parquet", pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"key": []}), "zstd")
+        write_table(
+            folder / f"{name}.parquet", pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"key": []}), small=True
+        )
     record = {name: {"keys": sorted(several), "figures": [], "signature": "", "timing": None} for name, several in sweeps.items()}
     write(folder / "sweeps.json", json.dumps(record, indent=1))
     return Packed(folder)

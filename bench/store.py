@@ -161,9 +161,19 @@ def write(path: Path, text: str) -> None:
         partial.write_text(text)
 
 
-def write_table(path: Path, table: pd.DataFrame, compression: str = "snappy") -> None:
+def write_table(path: Path, table: pd.DataFrame, *, small: bool = False) -> None:
+    """Write a table as parquet; `small` takes longer, for what is kept in git."""
+    options: dict[str, Any] = {}
+    if small:
+        floats = [name for name in table if table[name].dtype.kind == "f"]
+        options = {
+            "compression": "zstd",
+            "compression_level": 19,
+            "use_dictionary": [name for name in table if name not in floats],
+            "column_encoding": dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
+        }
     with replacing(path) as partial:
-        table.to_parquet(partial, index=False, compression=compression)
+        table.to_parquet(partial, index=False, **options)
 
 
 def provenance(cell: Cell, result: CellResult, started: float, cpu_started: float) -> dict[str, Any]:
@@ -200,7 +210,7 @@ def commit() -> str | None:
         return None
     try:
         head = subprocess.run(["git", "-C", source, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        status = ["git", "-C", source, "status", "--porcelain", "--", ".", ":!results"]  # what a run writes is not what runs
+        status = ["git", "-C", str(source), "status", "--porcelain", "--", ".", ":!results"]  # what a run writes is not what runs
         changed = subprocess.run(status, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -86,7 +86,7 @@ def write_measured(path: Path, measured: Mapping[str, Mapping[tuple[str, int], f
         before = pd.read_parquet(path)
         kept = before["claim"].isin(list(known)) & ~before["claim"].isin(list(measured))
         table = pd.concat([before.loc[kept], table]) if kept.any() else table
-    write_table(path, table.sort_values(columns[:3]).reset_index(drop=True), "zstd")
+    write_table(path, table.sort_values(columns[:3]).reset_index(drop=True), small=True)
 
 
 def keep_cells(folder: Path, store: Store, experiments: Iterable[str]) -> None:

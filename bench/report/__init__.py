@@ -16,7 +16,7 @@ from bench.store import write as write_text
 from bench.stored import StoredCell
 from bench.study import Study
 
-__all__ = ["main", "write"]
+__all__ = ["folder_of", "main", "write"]
 
 
 def write(store: Store, keys: Sequence[str], folder: Path, name: str) -> Path:
@@ -48,6 +48,11 @@ def write(store: Store, keys: Sequence[str], folder: Path, name: str) -> Path:
     return folder / "index.html"
 
 
+def folder_of(store: Store, name: str) -> Path:
+    """Where a sweep's report goes unless told otherwise."""
+    return store.root / "report" / name
+
+
 def failures(store: Store) -> dict[str, str]:
     """What cells that raised left, by their keys."""
     found = {}
@@ -64,5 +69,5 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", default=None, help="the folder to write (default: <results>/report/<sweep>)")
     name, store, keys = stored_sweep(parser, arguments)
     out = parser.parse_args(arguments).out
-    print(write(store, keys, Path(out) if out else store.root / "report" / name, name))
+    print(write(store, keys, Path(out) if out else folder_of(store, name), name))
     return 0
