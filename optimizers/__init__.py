@@ -6,6 +6,7 @@ Every module here without a leading underscore holds one frozen dataclass and is
 from optimizers._optimizer import Optimizer
 from optimizers._schedule import SCHEDULES, check_schedule, schedule_factor
 from optimizers._state import State
+from optimizers._torch_optimizer import SLOT, RuleOptimizer, torch_optimizer
 from optimizers.adafactor import Adafactor
 from optimizers.adagrad import Adagrad
 from optimizers.adam import Adam
@@ -39,6 +40,7 @@ __all__ = [
     "LBFGS",
     "SCHEDULES",
     "SGD",
+    "SLOT",
     "SOAP",
     "Adafactor",
     "Adagrad",
@@ -59,6 +61,7 @@ __all__ = [
     "Optimizer",
     "RMSprop",
     "RiemannianGD",
+    "RuleOptimizer",
     "SVDOracle",
     "ScaledAdamW",
     "ScaledGD",
@@ -67,4 +70,5 @@ __all__ = [
     "Torch",
     "check_schedule",
     "schedule_factor",
+    "torch_optimizer",
 ]

@@ -1,0 +1,331 @@
+"""Put a parameterization behind the LoRA pairs of a model, and take it off again."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
+
+from adapters import _steps
+from adapters._gradients import Loss, first_gradients
+from adapters._names import Names
+from adapters._pair import Other, Pair
+from adapters._sites import Site, layers, sites
+from linalg import InputError
+from linalg.checks import check, check_integer
+from linalg.random import generator
+from parameterizations import Parameterization, Params, Step
+from parameterizations._described import built
+
+
+def attach(
+    model: nn.Module,
+    parameterization: Parameterization | str,
+    *,
+    adapter: str = "default",
+    target: str | Sequence[str] | None = None,
+    batch: Mapping[str, Any] | None = None,
+    loss: Loss | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> nn.Module:
+    """Train every LoRA pair of a model in another parameterization, from that parameterization's own start.
+
+    Rank and scale are those of the model's LoraConfig, or of `adapters.wrap`. Any optimizer moves the new tensors, which are
+    parameters of the model; what a method does around a step (penalties, resampling, truncation) hangs on the optimizer's step.
+
+    Args:
+        model: wrapped by `peft.get_peft_model`, by diffusers' `add_adapter` or by `adapters.wrap`; changed in place.
+        parameterization: an object, or the name of one in the catalogue, with `options` for its other hyperparameters.
+        adapter: whose pairs.
+        target: which layers: a pattern that must match the whole name, or endings of names, as in a LoraConfig; None for all.
+        batch: keyword arguments of the model for a first batch, for methods that start from the first gradient.
+        loss: from the model to that batch's loss; None for `model(**batch).loss`.
+        steps: how many steps the run takes in all, for methods whose schedule depends on it (AdaLoRA, Flat-LoRA).
+        seed: of all that is drawn; each layer has a stream of its own, by its name.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: where something is attached already, a rank or scale is not the LoraConfig's, a rank is above a layer's size,
+            nothing matches, or the method has no place in a model, with the reason.
+    """
+    if steps is not None:
+        check_integer("steps", steps)
+    chosen = sites(model, adapter, None if target is None else matcher(target, [name for name, _ in layers(model)]))
+    for site in chosen:
+        if pair_of(site) is not None:
+            raise InputError(f"{site.name}: has a parameterization attached already; bake or detach it first")
+    methods = {site.name: of_rank(parameterization, options, site) for site in chosen}
+    streams = {site.name: f"adapter {site.name}" for site in chosen}
+    drawn: dict[str, Params] = {}
+    asked: dict[str, Tensor] = {}
+    for site in chosen:
+        try:
+            drawn[site.name] = draw(methods[site.name], site, generator(seed, streams[site.name]), ask)
+        except Asked as question:
+            asked[site.name] = question.at
+    if asked:
+        if loss is None and batch is None:
+            name = type(methods[chosen[0].name]).__name__
+            raise InputError(f"batch=None: {name} starts from the first gradient; give a batch, or a loss of the model")
+        waiting = [site for site in chosen if site.name in asked]
+        found = first_gradients(model, waiting, asked, loss or partial(loss_of, batch=batch or {}))
+        for site in waiting:
+            drawn[site.name] = draw(
+                methods[site.name], site, generator(seed, streams[site.name]), partial(answer, found[site.name])
+            )
+    for site in chosen:
+        at = Step(steps=steps, generators=[generator(seed, f"steps {site.name}")])
+        install(site, Pair(methods[site.name], drawn[site.name], site, at))
+    _steps.install()
+    return model
+
+
+class Asked(Exception):  # noqa: N818  # a question, not an error
+    """A method's start asks for the gradient at a weight."""
+
+    def __init__(self, at: Tensor) -> None:
+        super().__init__()
+        self.at = at
+
+
+def ask(weight: Tensor) -> Tensor:
+    raise Asked(weight.detach().float())
+
+
+def answer(gradient: Tensor, weight: Tensor) -> Tensor:
+    return gradient.to(weight)
+
+
+def loss_of(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    """The loss that a model of transformers' kind gives for a batch."""
+    output = model(**batch)
+    found = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    if not isinstance(found, Tensor):
+        raise InputError("batch: the model's output has no loss; give labels in the batch, or loss=, a function of the model")
+    return found
+
+
+def of_rank(parameterization: Parameterization | str, options: Mapping[str, Any], site: Site) -> Parameterization:
+    """The method for a site, with the site's rank, and a scale that is left to the layer."""
+    if isinstance(parameterization, str):
+        named = {"rank": site.rank} if "rank" not in options else {}
+        method = built("parameterization", parameterization, options, **named)
+    else:
+        check(not options, "options", ", ".join(options), "given with a parameterization's name, not with an object")
+        method = parameterization
+    name = type(method).__name__
+    check(isinstance(method, Parameterization), "parameterization", name, "a parameterization of this suite, or the name of one")
+    if reason := refusal(method):
+        raise InputError(f"{name}: {reason}")
+    values = {field.name: getattr(method, field.name) for field in fields(method)}
+    if values.get("rank", site.rank) != site.rank:
+        raise InputError(f"rank={values['rank']}: the LoraConfig's r is {site.rank} at {site.name}, and that is the rank")
+    if values.get("rslora"):
+        raise InputError("rslora=True: give the LoraConfig use_rslora=True instead")
+    if (alpha := values.get("alpha")) is None:
+        return method
+    if not close(alpha / site.rank, site.scaling):
+        raise InputError(f"alpha={alpha:g}: the LoraConfig's scale is {site.scaling:g} at {site.name}; leave alpha out")
+    return type(method)(**values | {"alpha": None})
+
+
+def close(a: float, b: float) -> bool:
+    return abs(a - b) <= 1e-6 * max(abs(a), abs(b))
+
+
+def refusal(method: Parameterization) -> str | None:
+    """Why a method has no place in a model, or None."""
+    name = type(method).__name__
+    if name in ("DoRA", "OPDoRA"):
+        inner = "leave the pair as it is" if name == "DoRA" else "attach op_lora"
+        return f"peft has DoRA around any pair: give the LoraConfig use_dora=True and {inner}"
+    if "clients" in method.needs or "tasks" in method.needs:
+        return f"it needs {' and '.join(method.needs)}, which one model does not have"
+    if "layers" in method.needs:
+        return "its layers share tensors, and here every layer has its own"
+    if not getattr(method, "rank", None) and name == "Full":
+        return "it has no factors; train the model's own weights"
+    return None
+
+
+def draw(method: Parameterization, site: Site, source: torch.Generator, gradient: Callable[[Tensor], Tensor]) -> Params:
+    """A site's tensors in its precision and on its device, without the base."""
+    reads_base = "base" in method.needs
+    like = site.stored[0]
+    base = site.base_matrix().double().cpu() / site.scaling if reads_base else None
+    try:
+        params = method.init(site.shape, generator=source, dtype=like.dtype, device=like.device, base=base, gradient=gradient)
+    except InputError as error:
+        raise InputError(f"{site.name}: {error}") from error
+    params.pop("base", None)
+    return params
+
+
+def install(site: Site, pair: Pair) -> None:
+    """Make a pair the parametrization of a site's A and B."""
+    (a, a_name), (b, b_name) = site.holders
+    trains = site.stored[0].requires_grad
+    register_parametrization(a, a_name, pair, unsafe=True)
+    register_parametrization(b, b_name, Other(pair), unsafe=True)
+    pair.requires_grad_(trains)
+    pair.hooks += [
+        site.layer.register_forward_pre_hook(pair.hold),
+        site.layer.register_forward_hook(pair.release, always_call=True),
+    ]
+    if hasattr(pair.method, "perturbation"):
+        pair.hooks.append(site.layer.register_forward_hook(pair.perturb))
+    names = Names(pair)
+    pair.hooks.append(site.layer.register_state_dict_post_hook(partial(names.write)))
+    pair.hooks.append(site.layer.register_load_state_dict_pre_hook(partial(names.read)))
+
+
+def pair_of(site: Site) -> Pair | None:
+    """What is attached at a site."""
+    (module, name), _ = site.holders
+    parametrizations = getattr(module, "parametrizations", {})
+    if name not in parametrizations:
+        return None
+    found = parametrizations[name][0]
+    return found if isinstance(found, Pair) else None
+
+
+def attached(model: nn.Module, adapter: str = "default") -> list[Pair]:
+    """Every pair that is attached to an adapter of a model.
+
+    Raises:
+        InputError: where there is none.
+    """
+    found = [pair for site in sites(model, adapter) if (pair := pair_of(site)) is not None]
+    if not found:
+        raise InputError(f"model: nothing is attached to its adapter {adapter!r}")
+    return found
+
+
+def remove(pair: Pair, left: Tensor, right: Tensor, scaling: float) -> None:
+    """Take a pair off, and leave plain factors in its place."""
+    site = pair.site
+    for hook in pair.hooks:
+        hook.remove()
+    trains = any(tensor.requires_grad for tensor in pair.parameters())
+    like = next(pair.parameters())
+    left, right = left.to(like), right.to(like)
+    tensors = site.reshaped(left, right, pair.input_shape)
+    pair.values = lambda: tensors  # type: ignore[method-assign]  # what the removal leaves
+    for module, name in site.holders:
+        remove_parametrizations(module, name)
+    site.set(left, right, scaling)
+    for tensor in site.stored:
+        tensor.requires_grad_(trains)
+
+
+@torch.no_grad()
+def bake(model: nn.Module, adapter: str = "default") -> nn.Module:
+    """Make a model's adapter plain LoRA again: A and B as the parameterization gives them, with the scale in B.
+
+    Every layer's rank is then that of what it learned, its scale 1. Where a method has merged into the base, the base is restored
+    and A and B hold the whole change. An optimizer that was made before knows nothing of the new tensors.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: where nothing is attached.
+    """
+    pairs = attached(model, adapter)
+    for pair in pairs:
+        left, right = pair.plain()
+        restore(pair)
+        remove(pair, left, right, 1.0)
+    set_config(model, adapter, patterns({plain_name(site.name): site.rank for site in sites(model, adapter)}))
+    return model
+
+
+@torch.no_grad()
+def detach(model: nn.Module, adapter: str = "default", *, keep: bool = False) -> nn.Module:
+    """Take a parameterization off; the adapter's A and B are then as LoRA starts, B = 0.
+
+    Args:
+        keep: whether what was merged into the base stays there (Flora, ReLoRA); else the base is restored to the last bit.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: where nothing is attached.
+    """
+    for pair in attached(model, adapter):
+        if not keep:
+            restore(pair)
+        (m, n), rank, like = pair.site.shape, pair.site.rank, next(pair.parameters())
+        right = torch.empty(rank, n)
+        nn.init.kaiming_uniform_(right, a=5**0.5)
+        remove(pair, torch.zeros(m, rank).to(like), right.to(like), pair.site.scaling)
+    return model
+
+
+def set_config(model: nn.Module, adapter: str, said: Mapping[str, Any]) -> None:
+    """Write into the model's LoraConfig, where it has one."""
+    config = getattr(model, "peft_config", {}).get(adapter)
+    if config is not None:
+        vars(config).update(said)
+
+
+def restore(pair: Pair) -> None:
+    """Give the base back what was merged into it."""
+    if pair.original is not None:
+        pair.site.set_base(pair.original.to(pair.site.base))
+
+
+def patterns(ranks: Mapping[str, int]) -> dict[str, Any]:
+    """What a LoraConfig has to say of layers whose scale is 1 and whose ranks are these, by their plain names."""
+    most = max(set(ranks.values()), key=list(ranks.values()).count)
+    others = {name: rank for name, rank in ranks.items() if rank != most}
+    shadowed = {name: rank for name, rank in ranks.items() if any(name.endswith(f".{other}") for other in others)}
+    found = dict(sorted((others | shadowed).items(), key=lambda entry: -len(entry[0])))  # peft takes the first whose end fits
+    return {
+        "r": most,
+        "lora_alpha": most,
+        "use_rslora": False,
+        "rank_pattern": found,
+        "alpha_pattern": dict(found),
+        "init_lora_weights": True,
+    }
+
+
+def plain_name(name: str) -> str:
+    """A layer's name in the model that was wrapped."""
+    return name.removeprefix("base_model.model.")
+
+
+def matcher(target: str | Sequence[str], names: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a layer's name matches: a pattern the whole of it, or one of several endings.
+
+    Raises:
+        InputError: where nothing does.
+    """
+    if isinstance(target, str):
+        try:
+            pattern = re.compile(target)
+        except re.error as error:
+            raise InputError(f"target={target!r}: must be a regular expression ({error})") from error
+
+        def fits(name: str) -> bool:
+            return bool(pattern.fullmatch(plain_name(name)))
+    else:
+        endings = list(target)
+
+        def fits(name: str) -> bool:
+            return any(plain_name(name) == ending or name.endswith(f".{ending}") for ending in endings)
+
+    if not any(map(fits, names)):
+        some = ", ".join(plain_name(name) for name in list(names)[:5])
+        raise InputError(f"target={target!r}: matches no layer; there are {some}{', ...' if len(names) > 5 else ''}")
+    return fits

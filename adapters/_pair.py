@@ -1,0 +1,200 @@
+"""The tensors of a parameterization in a model: what stands behind the A and B of one layer."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adapters._sites import Site
+from optimizers import SLOT
+from parameterizations import Parameterization, Params, Step
+
+Precondition = Callable[..., tuple[Tensor, Tensor]]
+
+
+class Pair(nn.Module):
+    """A and B of one layer, made from the tensors of a parameterization whenever a forward pass asks for them.
+
+    It is registered as the parametrization of A's weight; `Other` is B's, and gives what was computed with A. Tensors that train
+    are parameters, the others buffers. A pretrained base is not among them: it stays where the model has it.
+
+    Args:
+        tensors: of `Parameterization.init`, without a base.
+        site: where in the model.
+        at: where the run stands; its generators are the layer's own.
+    """
+
+    def __init__(self, method: Parameterization, tensors: Mapping[str, Tensor], site: Site, at: Step) -> None:
+        super().__init__()
+        self.method, self.site, self.at = method, site, at
+        self.input_shape = site.input_shape
+        self.original: Tensor | None = None  # of a base that has taken up what factors learned, on the CPU
+        self.names = list(tensors)
+        self.hooks: list[Any] = []  # on the site's layer
+        self.started: Params = {}  # tensors with a rate of their own, as they were before the optimizer's step
+        self.precondition: Precondition | None = None
+        self.tangent = False
+        for name, tensor in tensors.items():
+            if name in method.frozen:
+                self.register_buffer(name, tensor)
+            else:
+                self.register_parameter(name, nn.Parameter(tensor))
+        self.mark()
+        self._held: tuple[Tensor, Tensor] | None = None
+        self._kept: tuple[tuple[Any, ...], tuple[Tensor, Tensor]] | None = None
+
+    def mark(self) -> None:
+        """Let the parameters know whose they are; again where others have been put in their place."""
+        for name, tensor in self.named_parameters(recurse=False):
+            setattr(tensor, SLOT, (self, name))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # of a copy of the model, whose parameters have lost their marks
+        self.mark()
+
+    def tensors(self) -> Params:
+        """All tensors by name, detached."""
+        return {name: getattr(self, name).detach() for name in self.names}
+
+    @property
+    def scale(self) -> float:
+        """The number in front of left @ right in the layer's weight."""
+        return self.site.scaling * self.method.scaling
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """left (m, k) and right (k, n), differentiable: the layer's update is scaling · left @ right."""
+        tensors = {name: getattr(self, name) for name in self.names}
+        if self.tangent:
+            return Tangent.apply(tensors["left"], tensors["core"], tensors["right"])
+        if self.method.splits:
+            right, left = self.method.export(tensors)
+            return left, right
+        weight = self.method.weight(tensors)
+        if self.precondition is None or len(weight.factors) != 2:
+            return weight.pair()
+        left, right = Preconditioned.apply(*weight.factors, self.precondition, self.scale)
+        return left * weight.scale if weight.scale != 1 else left, right
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """A and B as the layer stores them; in the tensors' own precision under autocast, too."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self.site.reshaped(*self.factors(), self.input_shape)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def hold(self, layer: nn.Module, args: Any) -> None:
+        """Compute A and B once for the forward pass that begins. Without gradients they stay until a tensor changes."""
+        if torch.compiler.is_compiling() or not self.site.active:
+            return  # the compiler merges what is computed twice
+        if torch.is_grad_enabled():
+            self._held, self._kept = self.compute(), None
+            return
+        key = tuple((id(tensor), tensor._version) for tensor in (getattr(self, name) for name in self.names))
+        if self._kept is None or self._kept[0] != key:
+            self._kept = key, self.compute()
+        self._held = self._kept[1]
+
+    def release(self, layer: nn.Module, args: Any, output: Any) -> None:
+        """The forward pass is over."""
+        self._held = None
+
+    def perturb(self, layer: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        """Train on a perturbed weight, for methods that have a `perturbation`; the same one wherever a step goes forward again."""
+        if not (layer.training and torch.is_grad_enabled() and self.site.active):
+            return None
+        with torch.no_grad():
+            left, right = self.factors()
+            weight = self.site.base_matrix() + self.site.scaling * (left @ right)
+            noise = self.method.perturbation(weight, self.at)  # type: ignore[attr-defined]  # this hook is for those that have it
+        return output + self.site.apply(args[0], noise).to(output.dtype)
+
+    def values(self) -> tuple[Tensor, Tensor]:
+        """A and B."""
+        return self.compute() if self._held is None else self._held
+
+    def forward(self) -> Tensor:
+        return self.values()[0]
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
+        return ()  # nothing is kept of the tensor that was there
+
+    @torch.no_grad()
+    def plain(self) -> tuple[Tensor, Tensor]:
+        """left (m, k) and right (k, n) of all that was learned, scale included, in float64, without directions that are zero.
+
+        Where the base has taken up what earlier factors learned, k is the rank of the whole change.
+        """
+        tensors = {name: tensor.double() for name, tensor in self.tensors().items()}
+        if not self.method.merges:
+            right, left = self.method.export(tensors)
+        else:
+            left, right = self.method.weight(tensors).pair()
+        left = left * self.site.scaling
+        if self.original is not None:
+            merged = self.site.base_matrix().double() - self.original.to(left)
+            left, right = compressed(merged + left @ right, self.original)
+        used = left.any(0) & right.any(1)
+        return (left[:, used], right[used]) if used.any() else (left, right)
+
+    @torch.no_grad()
+    def shown(self) -> tuple[Tensor, Tensor]:
+        """left and right of all that was learned, as the layer's own scale multiplies them."""
+        left, right = self.plain()
+        like = next(self.parameters())
+        return (left / self.site.scaling).to(like), right.to(like)
+
+
+def compressed(change: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
+    """left (m, k) and right (k, n) of a change to a base, of the rank that it has above the rounding of the base's entries."""
+    u, values, vt = torch.linalg.svd(change, full_matrices=False)
+    noise = torch.finfo(base.dtype).eps * float(base.abs().max()) * max(change.shape) ** 0.5
+    rank = max(1, int((values > noise).sum()))
+    return u[:, :rank] * values[:rank], vt[:rank]
+
+
+class Other(nn.Module):
+    """The parametrization of B: what `Pair` computed with A."""
+
+    def __init__(self, pair: Pair) -> None:
+        super().__init__()
+        self._pair = (pair,)  # in a tuple, so that its tensors are not registered twice
+
+    def forward(self) -> Tensor:
+        return self._pair[0].values()[1]
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
+        return ()
+
+
+class Preconditioned(torch.autograd.Function):
+    """left and right as they are; on the way back a rule changes their gradients together."""
+
+    @staticmethod
+    def forward(ctx, left, right, precondition, scale):
+        ctx.save_for_backward(left, right)
+        ctx.precondition, ctx.scale = precondition, scale
+        return left.view_as(left), right.view_as(right)
+
+    @staticmethod
+    def backward(ctx, grad_left, grad_right):
+        left, right = ctx.saved_tensors
+        return *ctx.precondition(left, right, grad_left, grad_right, ctx.scale), None, None
+
+
+class Tangent(torch.autograd.Function):
+    """U S Vᵀ as [U S, U] [Vᵀ; 0]: on the way back its parts give G V, Uᵀ G V and Uᵀ G, G = dL/dW (see `SVD.record_tangent`)."""
+
+    @staticmethod
+    def forward(ctx, left, core, right):
+        ctx.save_for_backward(left)
+        return torch.cat([left @ core, left], 1), torch.cat([right, torch.zeros_like(right)])
+
+    @staticmethod
+    def backward(ctx, grad_tall, grad_wide):
+        (left,) = ctx.saved_tensors
+        rank = left.shape[1]
+        along = grad_tall[:, :rank]
+        return along, left.mT @ along, grad_wide[rank:]

@@ -1,0 +1,152 @@
+"""Training state: of a pair as plain tensors, in a model's state_dict, and in files that resume a run to the last bit."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adapters._attach import attached, plain_name
+from adapters._pair import Pair
+from linalg import InputError
+
+WEIGHTS, FACTS = "training_state.safetensors", "training_state.json"
+FORMAT = 1
+
+
+def pack(pair: Pair) -> dict[str, Tensor]:
+    """Everything that a pair's next step depends on beside the optimizer's state: tensors, random stream, memory, step."""
+    found = {f"tensors.{name}": tensor for name, tensor in pair.tensors().items()}
+    found |= {f"memory.{name}": tensor for name, tensor in pair.at.memory.items()}
+    found |= {f"streams.{i}": stream.get_state() for i, stream in enumerate(pair.at.generators)}
+    found["step"] = torch.tensor(pair.at.step)
+    if pair.original is not None:
+        found |= {"original": pair.original, "base": pair.site.base.detach()}
+    return found
+
+
+@torch.no_grad()
+def unpack(pair: Pair, found: Mapping[str, Tensor], where: str) -> None:
+    """Put a pair where `pack` was called.
+
+    Raises:
+        InputError: where it was another kind of pair; nothing has changed then.
+    """
+    own = {f"tensors.{name}": tensor for name, tensor in pair.tensors().items()}
+    given = {name: tensor for name, tensor in found.items() if name.startswith("tensors.")}
+    differ = own.keys() ^ given.keys() | {name for name in own.keys() & given.keys() if own[name].shape != given[name].shape}
+    if differ or "step" not in found:
+        raise InputError(f"{where}: is of another parameterization or size: {', '.join(sorted(differ)) or 'no step'}")
+    for name, tensor in given.items():
+        own[name].copy_(tensor)
+    memory = {name.removeprefix("memory."): tensor for name, tensor in found.items() if name.startswith("memory.")}
+    pair.at.memory.clear()
+    pair.at.memory.update({name: tensor.to(pair.device).clone() for name, tensor in memory.items()})
+    for i, stream in enumerate(pair.at.generators):
+        stream.set_state(found[f"streams.{i}"].cpu())
+    pair.at.step = int(found["step"])
+    pair.original = found["original"].clone().cpu() if "original" in found else None
+    if "base" in found:
+        pair.site.base.copy_(found["base"])
+
+
+def save(model: nn.Module, path: str | Path, optimizer: torch.optim.Optimizer | None = None, *, adapter: str = "default") -> Path:
+    """Write the training state of an attached adapter, and of its optimizer, into a folder: safetensors and JSON, no pickle.
+
+    Pretrained weights are not in it, except those that a method has merged into.
+
+    Args:
+        optimizer: `torch_optimizer`'s, or one of torch's.
+
+    Returns:
+        The file of tensors.
+
+    Raises:
+        InputError: where nothing is attached, or the optimizer's state holds what is neither tensor nor number.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = attached(model, adapter)
+    tensors = {f"pairs/{plain_name(pair.site.name)}/{name}": tensor for pair in pairs for name, tensor in pack(pair).items()}
+    facts: dict[str, Any] = {"format": FORMAT, "method": [repr(pair.method) for pair in pairs]}
+    if optimizer is not None:
+        saved = optimizer.state_dict()
+        numbers: dict[str, dict[str, Any]] = {}
+        for i, kept in saved["state"].items():
+            for name, value in kept.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer/{i}/{name}"] = value
+                elif value is None or isinstance(value, (int, float, bool, str)):
+                    numbers.setdefault(str(i), {})[name] = value
+                else:
+                    raise InputError(
+                        f"optimizer: keeps a {type(value).__name__} as {name}, which neither safetensors nor JSON hold"
+                    )
+        facts["optimizer"] = {"groups": plain(saved["param_groups"]), "numbers": numbers}
+    file = folder / WEIGHTS
+    flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    replace_file(file, lambda partial: save_file(flat, partial))
+    replace_file(folder / FACTS, lambda partial: partial.write_text(json.dumps(facts, indent=1) + "\n"))
+    return file
+
+
+def load(
+    model: nn.Module, path: str | Path, optimizer: torch.optim.Optimizer | None = None, *, adapter: str = "default"
+) -> nn.Module:
+    """Go on where `save` was called, on a model to which the same parameterization is attached.
+
+    Raises:
+        InputError: where the files are missing, truncated or not what `save` writes, or are of another model or method.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(path)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+        facts = json.loads((folder / FACTS).read_text())
+    except (OSError, SafetensorError, ValueError) as error:
+        raise InputError(f"{folder}: holds no training state that can be read ({' '.join(str(error).split())})") from error
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise InputError(f"{folder / FACTS}: is not of format {FORMAT}")
+    pairs = attached(model, adapter)
+    methods = [repr(pair.method) for pair in pairs]
+    if methods != facts["method"]:
+        other = next(
+            (f"{a} is attached, {b} was saved" for a, b in zip(methods, facts["method"], strict=False) if a != b), "other layers"
+        )
+        raise InputError(f"{folder}: is of another model or method: {other}")
+    if optimizer is not None and "optimizer" not in facts:
+        raise InputError(f"{folder}: was saved without an optimizer")
+    for pair in pairs:
+        start = f"pairs/{plain_name(pair.site.name)}/"
+        own = {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+        unpack(pair, own, f"{folder / WEIGHTS}: {pair.site.name}")
+    if optimizer is not None:
+        numbers = {int(i): dict(values) for i, values in facts["optimizer"]["numbers"].items()}
+        for key, tensor in tensors.items():
+            if key.startswith("optimizer/"):
+                _, i, name = key.split("/", 2)
+                numbers.setdefault(int(i), {})[name] = tensor
+        optimizer.load_state_dict({"state": numbers, "param_groups": facts["optimizer"]["groups"]})
+    return model
+
+
+def replace_file(path: Path, write: Any) -> None:
+    """Write beside a file, then put it in its place: what is there is whole at all times."""
+    partial = path.with_name(path.name + ".partial")
+    write(partial)
+    partial.replace(path)
+
+
+def plain(value: Any) -> Any:
+    """Param groups as JSON has them."""
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    return value.item() if isinstance(value, Tensor) else value

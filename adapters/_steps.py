@@ -1,0 +1,137 @@
+"""What parameterizations do around an optimizer's step, whatever optimizer it is: penalties, projections, rates of their own,
+resampling, merging and truncation. It hangs on the hooks that torch calls before and after every `Optimizer.step`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from adapters._pair import Pair
+from optimizers import SLOT, RuleOptimizer, State
+from parameterizations import Parameterization, Params
+
+installed: list[Any] = []
+
+
+def install() -> None:
+    """Hang the hooks in, once for the process. They look at nothing but parameters that belong to a `Pair`."""
+    if not installed:
+        installed.append(register_optimizer_step_pre_hook(before))
+        installed.append(register_optimizer_step_post_hook(after))
+
+
+def pairs_of(optimizer: torch.optim.Optimizer) -> dict[Pair, float]:
+    """The pairs that an optimizer moves and that have gradients, with their learning rate."""
+    found: dict[Pair, float] = {}
+    for group in optimizer.param_groups:
+        for tensor in group["params"]:
+            slot = getattr(tensor, SLOT, None)
+            if slot is not None and tensor.grad is not None:
+                found.setdefault(slot[0], float(group["lr"]))
+    return found
+
+
+@torch.no_grad()
+def before(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    """Add the penalties' gradients, and turn the gradients into what the rule is to follow."""
+    for pair, lr in pairs_of(optimizer).items():
+        pair.at.lr = lr
+        method = pair.method
+        if method.penalizes:
+            penalize(pair)
+        grads = gradients(pair)
+        if method.directs:
+            method.direct(pair.tensors(), grads, pair.at)
+        if not isinstance(optimizer, RuleOptimizer):
+            pair.started = {name: getattr(pair, name).detach().clone() for name in method.rates if name in grads}
+
+
+@torch.no_grad()
+def after(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    """Let the methods do what they do once the rule has moved their tensors."""
+    for pair in pairs_of(optimizer):
+        for name, start in pair.started.items():
+            tensor = getattr(pair, name)
+            tensor.copy_(torch.lerp(start, tensor.detach(), pair.method.rates[name]))
+        pair.started = {}
+        if type(pair.method).after_step is not Parameterization.after_step:
+            finish(pair, optimizer)
+        pair.at.step += 1
+
+
+def gradients(pair: Pair) -> Params:
+    """By name, of what trains; zero where a backward pass gave none."""
+    found = {}
+    for name, tensor in pair.named_parameters(recurse=False):
+        if tensor.grad is None:
+            tensor.grad = torch.zeros_like(tensor)
+        found[name] = tensor.grad
+    return found
+
+
+def penalize(pair: Pair) -> None:
+    """Add the penalty's gradients to those of the loss."""
+    with torch.enable_grad():
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in pair.named_parameters(recurse=False)}
+        penalty = pair.method.penalty(pair.tensors() | leaves)
+        assert penalty is not None
+        found = torch.autograd.grad(penalty.sum(), list(leaves.values()), allow_unused=True)
+    for place, gradient in zip(gradients(pair).values(), found, strict=True):
+        if gradient is not None:
+            place.add_(gradient)
+
+
+def finish(pair: Pair, optimizer: torch.optim.Optimizer) -> None:
+    """Run the method's `after_step`, and take up what it changed: tensors, and the base where it merged."""
+    method, site = pair.method, pair.site
+    given = pair.tensors()
+    if method.merges:  # a zero that takes no memory: what comes in its place is what was merged
+        given["base"] = given["left"].new_zeros(()).expand(site.shape)
+    params = dict(given)
+    method.after_step(params, gradients(pair), moments(pair, optimizer), pair.at)
+    for name in pair.names:
+        if params[name] is not given[name]:
+            getattr(pair, name).data.copy_(params[name])
+    if method.merges and params["base"] is not given["base"]:
+        base = site.base_matrix()
+        if pair.original is None:
+            pair.original = base.to("cpu", copy=True)
+        site.set_base(base + site.scaling * params["base"].to(base))
+
+
+def moments(pair: Pair, optimizer: torch.optim.Optimizer) -> State:
+    """What the optimizer keeps of the pair, by the names of its tensors."""
+    if isinstance(optimizer, RuleOptimizer):
+        found = optimizer.state_of(pair)
+        assert found is not None
+        return found
+    return Foreign(pair, optimizer)
+
+
+NAMES = {"momentum_buffer": "momentum"}  # what torch calls otherwise
+
+
+class Foreign(State):
+    """A view of a torch optimizer's state: its moments, and its counts of steps."""
+
+    def __init__(self, pair: Pair, optimizer: torch.optim.Optimizer) -> None:
+        self.kept: dict[str, Mapping[str, Any]] = {
+            name: optimizer.state[tensor] for name, tensor in pair.named_parameters(recurse=False)
+        }
+        shapes = {name: tensor.shape for name, tensor in pair.named_parameters(recurse=False)}
+        moments = {
+            name: {NAMES.get(key, key): value for key, value in kept.items() if isinstance(value, Tensor) and key != "step"}
+            for name, kept in self.kept.items()
+        }
+        super().__init__(moments)
+        self.entrywise = all(moment.shape == shapes[name] for name, each in moments.items() for moment in each.values())
+
+    def reset(self, name: str) -> None:
+        super().reset(name)
+        step = self.kept[name].get("step")
+        if isinstance(step, Tensor):
+            step.zero_()
+        elif step is not None:
+            self.kept[name]["step"] = 0  # type: ignore[index]  # torch keeps plain dictionaries
