@@ -80,5 +80,5 @@ $(VENV)/.perf: $(VENV)/.bench
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.bench
-	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[data,parallel,dev,browser]'
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[data,parallel,adapters,dev,browser]'
 	touch $@

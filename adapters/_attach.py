@@ -85,6 +85,10 @@ def attach(
         at = Step(steps=steps, generators=[generator(seed, f"steps {site.name}")])
         install(site, Pair(methods[site.name], drawn[site.name], site, at))
     _steps.install()
+    shown = {plain_name(site.name): site.stored[0].shape[0] for site in chosen}
+    if any(shown[plain_name(site.name)] != site.rank for site in chosen):  # then peft is to save what it will load
+        everything = {plain_name(site.name): site.stored[0].shape[0] for site in sites(model, adapter)}
+        set_config(model, adapter, patterns(everything, {plain_name(site.name): site.scaling for site in sites(model, adapter)}))
     return model
 
 
@@ -284,20 +288,27 @@ def restore(pair: Pair) -> None:
         pair.site.set_base(pair.original.to(pair.site.base))
 
 
-def patterns(ranks: Mapping[str, int]) -> dict[str, Any]:
-    """What a LoraConfig has to say of layers whose scale is 1 and whose ranks are these, by their plain names."""
-    most = max(set(ranks.values()), key=list(ranks.values()).count)
-    others = {name: rank for name, rank in ranks.items() if rank != most}
-    shadowed = {name: rank for name, rank in ranks.items() if any(name.endswith(f".{other}") for other in others)}
-    found = dict(sorted((others | shadowed).items(), key=lambda entry: -len(entry[0])))  # peft takes the first whose end fits
+def patterns(ranks: Mapping[str, int], scales: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """What a LoraConfig has to say of layers of these ranks and scales, by their plain names; without scales they are 1."""
+    alphas = {name: rank * (1.0 if scales is None else scales[name]) for name, rank in ranks.items()}
+    kinds = [(rank, alphas[name]) for name, rank in ranks.items()]
+    most = max(dict.fromkeys(kinds), key=kinds.count)
+    others = [name for name, kind in zip(ranks, kinds, strict=True) if kind != most]
+    shadowed = [name for name in ranks if name not in others and any(name.endswith(f".{other}") for other in others)]
+    listed = sorted([*others, *shadowed], key=len, reverse=True)  # peft takes the first whose end fits
     return {
-        "r": most,
-        "lora_alpha": most,
+        "r": most[0],
+        "lora_alpha": whole(most[1]),
         "use_rslora": False,
-        "rank_pattern": found,
-        "alpha_pattern": dict(found),
+        "rank_pattern": {name: ranks[name] for name in listed},
+        "alpha_pattern": {name: whole(alphas[name]) for name in listed},
         "init_lora_weights": True,
     }
+
+
+def whole(number: float) -> float:
+    """An integer where it is one."""
+    return int(number) if float(number).is_integer() else number
 
 
 def plain_name(name: str) -> str:

@@ -122,10 +122,13 @@ class Pair(nn.Module):
         return ()  # nothing is kept of the tensor that was there
 
     @torch.no_grad()
-    def plain(self) -> tuple[Tensor, Tensor]:
-        """left (m, k) and right (k, n) of all that was learned, scale included, in float64, without directions that are zero.
+    def plain(self, trimmed: bool = True) -> tuple[Tensor, Tensor]:
+        """left (m, k) and right (k, n) of all that was learned, scale included, in float64.
 
         Where the base has taken up what earlier factors learned, k is the rank of the whole change.
+
+        Args:
+            trimmed: whether directions that are zero are left out.
         """
         tensors = {name: tensor.double() for name, tensor in self.tensors().items()}
         if not self.method.merges:
@@ -137,12 +140,12 @@ class Pair(nn.Module):
             merged = self.site.base_matrix().double() - self.original.to(left)
             left, right = compressed(merged + left @ right, self.original)
         used = left.any(0) & right.any(1)
-        return (left[:, used], right[used]) if used.any() else (left, right)
+        return (left[:, used], right[used]) if trimmed and used.any() else (left, right)
 
     @torch.no_grad()
     def shown(self) -> tuple[Tensor, Tensor]:
         """left and right of all that was learned, as the layer's own scale multiplies them."""
-        left, right = self.plain()
+        left, right = self.plain(trimmed=False)
         like = next(self.parameters())
         return (left / self.site.scaling).to(like), right.to(like)
 

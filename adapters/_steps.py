@@ -51,13 +51,18 @@ def before(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
 @torch.no_grad()
 def after(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
     """Let the methods do what they do once the rule has moved their tensors."""
-    for pair in pairs_of(optimizer):
+    pairs = pairs_of(optimizer)
+    for pair in pairs:
         for name, start in pair.started.items():
             tensor = getattr(pair, name)
             tensor.copy_(torch.lerp(start, tensor.detach(), pair.method.rates[name]))
         pair.started = {}
-        if type(pair.method).after_step is not Parameterization.after_step:
-            finish(pair, optimizer)
+    hooked = [pair for pair in pairs if type(pair.method).after_step is not Parameterization.after_step]
+    while hooked:
+        alike = [pair for pair in hooked if pair.method == hooked[0].method]
+        finish(alike, optimizer)
+        hooked = [pair for pair in hooked if pair not in alike]
+    for pair in pairs:
         pair.at.step += 1
 
 
@@ -83,22 +88,29 @@ def penalize(pair: Pair) -> None:
             place.add_(gradient)
 
 
-def finish(pair: Pair, optimizer: torch.optim.Optimizer) -> None:
+def finish(pairs: list[Pair], optimizer: torch.optim.Optimizer) -> None:
     """Run the method's `after_step`, and take up what it changed: tensors, and the base where it merged."""
-    method, site = pair.method, pair.site
-    given = pair.tensors()
+    method = pairs[0].method
+    given = [pair.tensors() for pair in pairs]
     if method.merges:  # a zero that takes no memory: what comes in its place is what was merged
-        given["base"] = given["left"].new_zeros(()).expand(site.shape)
-    params = dict(given)
-    method.after_step(params, gradients(pair), moments(pair, optimizer), pair.at)
-    for name in pair.names:
-        if params[name] is not given[name]:
-            getattr(pair, name).data.copy_(params[name])
-    if method.merges and params["base"] is not given["base"]:
-        base = site.base_matrix()
-        if pair.original is None:
-            pair.original = base.to("cpu", copy=True)
-        site.set_base(base + site.scaling * params["base"].to(base))
+        for pair, tensors in zip(pairs, given, strict=True):
+            tensors["base"] = tensors["left"].new_zeros(()).expand(pair.site.shape)
+    runs = [(dict(tensors), gradients(pair), moments(pair, optimizer), pair.at) for pair, tensors in zip(pairs, given, strict=True)]
+    method.after_steps(runs)
+    for pair, before, (params, *_) in zip(pairs, given, runs, strict=True):
+        for name in pair.names:
+            if params[name] is not before[name]:
+                getattr(pair, name).data.copy_(params[name])
+        if method.merges and params["base"] is not before["base"]:
+            take_up(pair, params["base"])
+
+
+def take_up(pair: Pair, merged: Tensor) -> None:
+    """Add what was merged (m, n), in units of the layer's scale, to the base; the first time the base is kept."""
+    base = pair.site.base_matrix()
+    if pair.original is None:
+        pair.original = base.to("cpu", copy=True)
+    pair.site.set_base(base + pair.site.scaling * merged.to(base))
 
 
 def moments(pair: Pair, optimizer: torch.optim.Optimizer) -> State:

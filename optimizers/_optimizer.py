@@ -1,8 +1,8 @@
 """The contract of an optimizer: an update rule on named tensors, in place, for any leading dimensions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -93,6 +93,11 @@ class Optimizer:
             pair = self.precondition(params["left"], params["right"], grads["left"], grads["right"], state.scale)
             grads = {**grads, "left": pair[0], "right": pair[1]}
         self.move(params, grads, state, lr, step)
+
+    def update_together(self, runs: Sequence[tuple[Mapping[str, Tensor], Mapping[str, Tensor], State, Any, Step | int]]) -> None:
+        """`update` of several weights of one model, each with its own arguments; rules with a budget share it here."""
+        for run in runs:
+            self.update(*run)
 
     def move(
         self,

@@ -17,6 +17,7 @@ from optimizers._state import State
 from optimizers.adamw import AdamW
 from parameterizations import LoRA, Parameterization, Params, Step
 
+Run = tuple[Params, Params, State, float, Step]
 SLOT = "low_rank_slot"  # the attribute by which a parameter knows the parameterization that it belongs to, and its name there
 
 
@@ -63,21 +64,22 @@ class Unit:
             self.state = self.rule.init(self.views(), self.rates, self.scale)
         return self.state
 
-    def step(self, lr: float) -> None:
-        """Move along the gradients that the tensors have; without any, stay."""
+    def run(self, lr: float) -> Run | None:
+        """What `Optimizer.update` takes to move along the gradients that the tensors have; None without any."""
         grads = {name: tensor.grad for name, tensor in self.tensors.items()}
         if all(grad is None for grad in grads.values()):
-            return
+            return None
         found = {name: torch.zeros_like(tensor) if (grad := grads[name]) is None else grad for name, tensor in self.tensors.items()}
         if any(grad.is_sparse for grad in found.values()):
             raise InputError("sparse gradients: the rules of this suite take dense ones; give the embedding sparse=False")
         params = self.views() if self.holder is None else self.holder.tensors() | self.views()
         self.at.lr = lr
-        done = self.holder is not None and self.holder.precondition is not None  # on the way back through the factors
-        move = self.rule.move if done else self.rule.update
-        move(params, {name: as_matrix(grad) for name, grad in found.items()}, self.started(), lr, self.at)
-        if self.holder is None:
-            self.at.step += 1  # an adapter's pair counts for itself, whatever optimizer moves it
+        return params, {name: as_matrix(grad) for name, grad in found.items()}, self.started(), lr, self.at
+
+    @property
+    def preconditioned(self) -> bool:
+        """Whether the rule has changed the gradients on their way back through the factors already."""
+        return self.holder is not None and self.holder.precondition is not None
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -172,8 +174,18 @@ class RuleOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group, units in zip(self.param_groups, self.units, strict=True):
-            for unit in units:
-                unit.step(float(group["lr"]))
+            runs = {unit: run for unit in units if (run := unit.run(float(group["lr"]))) is not None}
+            for unit, run in runs.items():
+                if unit.preconditioned:
+                    unit.rule.move(*run)
+                elif unit.rule is not self.rule:
+                    unit.rule.update(*run)
+            together = [run for unit, run in runs.items() if unit.rule is self.rule and not unit.preconditioned]
+            if together:
+                self.rule.update_together(together)
+            for unit in runs:
+                if unit.holder is None:
+                    unit.at.step += 1  # an adapter's pair counts for itself, whatever optimizer moves it
         return loss
 
     def state_of(self, holder: Any) -> State | None:

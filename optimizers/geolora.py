@@ -1,5 +1,6 @@
 """GeoLoRA: the rank of U S Vᵀ doubles by the gradient's directions, S is trained in them, and an SVD cuts the rank again."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -65,6 +66,21 @@ class GeoLoRA(TangentRule):
 
     @torch.no_grad()
     def update(self, params, grads, state, lr, step):
+        self.update_together([(params, grads, state, lr, step)])
+
+    @torch.no_grad()
+    def update_together(self, runs):
+        retracted = [(run, found) for run in runs if (found := self.move_or_retract(*run)) is not None]
+        if not retracted:
+            return
+        spectra = [(values, most, stack) for _, ((_, values, _), most, stack) in retracted]
+        kept = [self.kept(*each) for each in spectra] if self.budget is None else self.pooled(spectra)
+        for ((params, _, state, _, _), ((left, values, right), _, _)), rank in zip(retracted, kept, strict=True):
+            self.replace(params, cut(left, torch.diag_embed(values), right, rank, params["left"].shape[-1]), state)
+
+    def move_or_retract(self, params, grads, state, lr, step) -> tuple[Factors, Tensor, bool] | None:
+        """Take a step; where a truncation is due, its singular value decomposition, how many values there are, and whether the
+        last dimension before the matrices is a stack's."""
         now = step if isinstance(step, int) else step.step
         phase = now % (self.coefficient_steps + 1)
         left, core = params["left"], params["core"]
@@ -76,14 +92,12 @@ class GeoLoRA(TangentRule):
             factors = tangent_step(factors, grads["left"], grads["right"], rate)
             most = (2 * most).clamp(max=min(room, *factors[1].shape[-2:]))
         if phase == self.coefficient_steps:
-            stack = left.ndim - (lr.ndim if isinstance(lr, Tensor) else 0) > 2
-            turned_left, values, turned_right = retract(factors)
-            kept = self.kept(values, most, stack)
-            self.replace(params, cut(turned_left, torch.diag_embed(values), turned_right, kept, room), state)
-        elif phase == 0:
+            return retract(factors), most, left.ndim - (lr.ndim if isinstance(lr, Tensor) else 0) > 2
+        if phase == 0:
             if self.moments_at_augmentation == "reset" and state["core"]:
                 state.reset("core")
             self.replace(params, self.within(factors, ranks(left), most, room), state)
+        return None
 
     def within(self, factors: Factors, rank: Tensor, most: Tensor, room: int) -> Factors:
         """The augmented factors as they are where there is room for them, else the best that there is room for."""
@@ -94,20 +108,26 @@ class GeoLoRA(TangentRule):
         return whole[0].where(fits, best[0]), whole[1].where(fits, best[1]), whole[2].where(fits, best[2])
 
     def kept(self, values: Tensor, most: Tensor, stack: bool) -> Tensor:
-        """(...,) how many of the singular values (..., k) stay, of at most `most` (...,)."""
-        if self.budget is None:
-            tails = values.square().flip(-1).cumsum(-1).flip(-1).sqrt()
-            count = (tails >= self.tolerance * tails[..., :1]).sum(-1)
-            return torch.minimum(count.clamp(min=self.min_rank), most)
-        layers = values.shape[-2] if stack else 1
-        self._check_budget(layers)
-        index = torch.arange(values.shape[-1], device=values.device)
-        usable = index < most[..., None]
-        ranked = values.masked_fill(index < self.min_rank, torch.inf).where(usable, -1.0)
-        pool = ranked.flatten(-2) if stack else ranked
-        chosen = torch.zeros_like(pool, dtype=torch.bool)
+        """(...,) how many of the singular values (..., k) stay, of at most `most` (...,); a stack's layers share a budget."""
+        if self.budget is not None:
+            return self.pooled([(values, most, stack)])[0]
+        tails = values.square().flip(-1).cumsum(-1).flip(-1).sqrt()
+        count = (tails >= self.tolerance * tails[..., :1]).sum(-1)
+        return torch.minimum(count.clamp(min=self.min_rank), most)
+
+    def pooled(self, layers: Sequence[tuple[Tensor, Tensor, bool]]) -> list[Tensor]:
+        """`kept` for layers, or stacks, that share the budget."""
+        self._check_budget(sum(values.shape[-2] if stack else 1 for values, _, stack in layers))
+        pools, usable = [], []
+        for values, most, stack in layers:
+            index = torch.arange(values.shape[-1], device=values.device)
+            usable.append(index < most[..., None])
+            ranked = values.masked_fill(index < self.min_rank, torch.inf).where(usable[-1], -1.0)
+            pools.append(ranked.flatten(-2) if stack else ranked)
+        pool = torch.cat(pools, -1)
         best = pool.argsort(dim=-1, descending=True, stable=True)[..., : self.budget]
-        return (chosen.scatter(-1, best, True).view_as(ranked) & usable).sum(-1)
+        chosen = torch.zeros_like(pool, dtype=torch.bool).scatter(-1, best, True).split([own.shape[-1] for own in pools], -1)
+        return [(own.reshape(mask.shape) & mask).sum(-1) for own, mask in zip(chosen, usable, strict=True)]
 
     def _check_budget(self, layers: int) -> None:
         if self.budget is not None and self.budget < layers * self.min_rank:

@@ -1,6 +1,6 @@
 """The contract of a parameterization: a map from trainable tensors to a weight."""
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -185,6 +185,11 @@ class Parameterization:
         Trainable tensors are best changed in place. What a method keeps to itself belongs into `at.memory`; frozen tensors
         that the weight is made of may be put in the place of others.
         """
+
+    def after_steps(self, runs: Sequence[tuple[Params, Mapping[str, Tensor], Any, Step]]) -> None:
+        """`after_step` of several weights of one model, each with its own arguments; methods with a budget share it here."""
+        for run in runs:
+            self.after_step(*run)
 
     def record(self, program: Program, params: Params, grads: Params, at: Step) -> Recorded:
         """Record the factors of `params`, tensors that keep their memory; what comes back carries their gradients on to `grads`.

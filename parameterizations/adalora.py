@@ -1,6 +1,7 @@
 """AdaLoRA: P Λ Q, whose directions lose their place where they matter least, until a budget is met."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -88,14 +89,20 @@ class AdaLoRA(Diagonal):
         return self.orthogonality / matrices * sum(torch.linalg.matrix_norm(defect) for defect in defects)
 
     def after_step(self, params, grads, state, at):
+        self.after_steps([(params, grads, state, at)])
+
+    def after_steps(self, runs):
+        at = runs[0][-1]
         if at.steps is None:
             return
         first, last = (round(x * at.steps) if x < 1 else round(x) for x in (self.warmup, self.final))
         last, now = at.steps - last, at.step + 1
-        if now < last or not at.memory:
-            self.observe(params, grads, at)
+        for params, grads, _, own in runs:
+            if now < last or not own.memory:
+                self.observe(params, grads, own)
         if now > first and (now >= last or now % self.interval == 0):
-            self.prune(params["diagonal"], max(0.0, 1 - (now - first) / max(last - first, 1)), at)
+            share = max(0.0, 1 - (now - first) / max(last - first, 1))
+            self.prune([(params["diagonal"], self.scores(own)) for params, _, _, own in runs], share, at)
 
     def observe(self, params: Params, grads: Params, at: Step) -> None:
         """Take the present sensitivities up into their moving averages."""
@@ -113,12 +120,20 @@ class AdaLoRA(Diagonal):
         )
         return inner + left.mean(-2) + right.mean(-1)
 
-    def prune(self, diagonal: Tensor, share: float, at: Step) -> None:
-        """Leave a lane the budget, and the cubed `share` of what it began with beyond that; its layers' triplets compete."""
+    def prune(self, layers: Sequence[tuple[Tensor, Tensor]], share: float, at: Step) -> None:
+        """Leave a lane the budget, and the cubed `share` of what it began with beyond that; its layers' triplets compete.
+
+        Args:
+            layers: Λ and the scores of its triplets, (..., r) or of a stack (..., L, r).
+        """
         lanes = at.lr.ndim if isinstance(at.lr, Tensor) else 0
-        scores = self.scores(at)
-        pooled = scores.flatten(lanes)
-        budget = pooled.shape[-1] // diagonal.shape[-1] * min(self.rank, diagonal.shape[-1])
+        scores = [scores.flatten(lanes) for _, scores in layers]
+        pooled = torch.cat(scores, -1)
+        budget = sum(
+            own.shape[-1] // diagonal.shape[-1] * min(self.rank, diagonal.shape[-1])
+            for own, (diagonal, _) in zip(scores, layers, strict=True)
+        )
         kept = int(budget + (pooled.shape[-1] - budget) * share**3)
         masked = torch.ones_like(pooled, dtype=torch.bool).scatter_(-1, pooled.topk(kept).indices, False)
-        diagonal.masked_fill_(masked.view(scores.shape), 0)
+        for part, (diagonal, _) in zip(masked.split([own.shape[-1] for own in scores], -1), layers, strict=True):
+            diagonal.masked_fill_(part.reshape(diagonal.shape), 0)

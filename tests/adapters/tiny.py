@@ -84,13 +84,12 @@ def conditional_unet() -> nn.Module:
 
 
 def transformer() -> nn.Module:
-    from diffusers import PixArtTransformer2DModel
+    from diffusers import SD3Transformer2DModel
 
     torch.manual_seed(0)
-    sizes = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1, "cross_attention_dim": 16, "caption_channels": 12}
-    return PixArtTransformer2DModel(
-        in_channels=4, out_channels=8, sample_size=8, patch_size=2, use_additional_conditions=False, **sizes
-    )
+    sizes = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8, "joint_attention_dim": 12}
+    sizes |= {"caption_projection_dim": 16, "pooled_projection_dim": 10, "pos_embed_max_size": 8}
+    return SD3Transformer2DModel(sample_size=8, patch_size=2, in_channels=4, out_channels=4, **sizes)
 
 
 def tokens(rows: int = 2, length: int = 10) -> Tensor:
@@ -125,9 +124,7 @@ def conditioned(model: nn.Module) -> Tensor:
 
 
 def captioned(model: nn.Module) -> Tensor:
-    found = model(
-        drawn(2, 4, 8, 8), drawn(2, 5, 12), torch.tensor([3, 7]), added_cond_kwargs={"resolution": None, "aspect_ratio": None}
-    )
+    found = model(drawn(2, 4, 8, 8), drawn(2, 5, 12), drawn(2, 10), torch.tensor([3, 7]))
     return (found.sample - 1).square().mean()
 
 
