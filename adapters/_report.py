@@ -49,7 +49,7 @@ def report(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, *, 
     total = table.drop(columns=["method", "rank"]).sum()
     table.loc["total"] = total.reindex(table.columns)
     table.loc["total", "method"] = " + ".join(dict.fromkeys(table["method"].iloc[:-1]))
-    return table.astype({column: int for column in total.index})
+    return table.astype({column: "Int64" if column == "rank" else int for column in [*total.index, "rank"]})
 
 
 def state_bytes(optimizer: torch.optim.Optimizer, parameters: Sequence[torch.Tensor]) -> int:
