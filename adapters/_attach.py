@@ -13,7 +13,7 @@ from torch.nn.utils.parametrize import register_parametrization, remove_parametr
 from adapters import _steps
 from adapters._gradients import Loss, first_gradients
 from adapters._names import Names
-from adapters._pair import Other, Pair
+from adapters._pair import Other, Pair, Shared
 from adapters._sites import Site, layers, sites
 from linalg import InputError
 from linalg.checks import check, check_integer
@@ -63,10 +63,14 @@ def attach(
         if pair_of(site) is not None:
             raise InputError(f"{site.name}: has a parameterization attached already; bake or detach it first")
     methods = {site.name: of_rank(parameterization, options, site) for site in chosen}
+    stacked = [site for site in chosen if "layers" in methods[site.name].needs]
+    for stack in stacks(stacked):
+        share(stack, methods[stack[0].name], seed, steps)
+    single = [site for site in chosen if site not in stacked]
     streams = {site.name: f"adapter {site.name}" for site in chosen}
     drawn: dict[str, Params] = {}
     asked: dict[str, Tensor] = {}
-    for site in chosen:
+    for site in single:
         try:
             drawn[site.name] = draw(methods[site.name], site, generator(seed, streams[site.name]), ask)
         except Asked as question:
@@ -75,13 +79,13 @@ def attach(
         if loss is None and batch is None:
             name = type(methods[chosen[0].name]).__name__
             raise InputError(f"batch=None: {name} starts from the first gradient; give a batch, or a loss of the model")
-        waiting = [site for site in chosen if site.name in asked]
+        waiting = [site for site in single if site.name in asked]
         found = first_gradients(model, waiting, asked, loss or partial(loss_of, batch=batch or {}))
         for site in waiting:
             drawn[site.name] = draw(
                 methods[site.name], site, generator(seed, streams[site.name]), partial(answer, found[site.name])
             )
-    for site in chosen:
+    for site in single:
         at = Step(steps=steps, generators=[generator(seed, f"steps {site.name}")])
         install(site, Pair(methods[site.name], drawn[site.name], site, at))
     _steps.install()
@@ -153,8 +157,6 @@ def refusal(method: Parameterization) -> str | None:
         return f"peft has DoRA around any pair: give the LoraConfig use_dora=True and {inner}"
     if "clients" in method.needs or "tasks" in method.needs:
         return f"it needs {' and '.join(method.needs)}, which one model does not have"
-    if "layers" in method.needs:
-        return "its layers share tensors, and here every layer has its own"
     if not getattr(method, "rank", None) and name == "Full":
         return "it has no factors; train the model's own weights"
     return None
@@ -171,6 +173,39 @@ def draw(method: Parameterization, site: Site, source: torch.Generator, gradient
         raise InputError(f"{site.name}: {error}") from error
     params.pop("base", None)
     return params
+
+
+def stacks(chosen: Sequence[Site]) -> list[list[Site]]:
+    """Sites of one shape, rank, scale and precision each."""
+    found: dict[Any, list[Site]] = {}
+    for site in chosen:
+        like = site.stored[0]
+        found.setdefault((site.shape, site.rank, site.scaling, like.dtype, like.device), []).append(site)
+    return list(found.values())
+
+
+def share(stack: Sequence[Site], method: Parameterization, seed: int, steps: int | None) -> None:
+    """Let the layers of a stack share what the method shares; a part for each layer is what grows with their number."""
+
+    def drawn(layers: int) -> Params:
+        source = generator(seed, f"adapter {stack[0].name}")
+        like = stack[0].stored[0]
+        try:
+            return method.init(
+                stack[0].shape, layers=layers, generator=source, dtype=like.dtype, device=like.device, gradient=refuse
+            )
+        except InputError as error:
+            raise InputError(f"{stack[0].name}: {error}") from error
+
+    def refuse(weight: Tensor) -> Tensor:
+        raise InputError(f"{type(method).__name__}: its layers share tensors, and it starts from each one's own first gradient")
+
+    tensors, more = drawn(len(stack)), drawn(len(stack) + 1)
+    own = [name for name, tensor in tensors.items() if tensor.shape != more[name].shape]
+    at = Step(steps=steps, generators=[generator(seed, f"steps {stack[0].name}")])
+    shared = Shared(method, tensors, own, stack, at)
+    for i, site in enumerate(stack):
+        install(site, Pair(method, {}, site, at, (shared, i)))
 
 
 def install(site: Site, pair: Pair) -> None:
@@ -218,9 +253,8 @@ def remove(pair: Pair, left: Tensor, right: Tensor, scaling: float) -> None:
     site = pair.site
     for hook in pair.hooks:
         hook.remove()
-    trains = any(tensor.requires_grad for tensor in pair.parameters())
-    like = next(pair.parameters())
-    left, right = left.to(like), right.to(like)
+    trains = any(tensor.requires_grad for tensor in pair.source.parameters())
+    left, right = left.to(pair.like), right.to(pair.like)
     tensors = site.reshaped(left, right, pair.input_shape)
     pair.values = lambda: tensors  # type: ignore[method-assign]  # what the removal leaves
     for module, name in site.holders:
@@ -268,7 +302,7 @@ def detach(model: nn.Module, adapter: str = "default", *, keep: bool = False) ->
     for pair in attached(model, adapter):
         if not keep:
             restore(pair)
-        (m, n), rank, like = pair.site.shape, pair.site.rank, next(pair.parameters())
+        (m, n), rank, like = pair.site.shape, pair.site.rank, pair.like
         right = torch.empty(rank, n)
         nn.init.kaiming_uniform_(right, a=5**0.5)
         remove(pair, torch.zeros(m, rank).to(like), right.to(like), pair.site.scaling)

@@ -72,8 +72,7 @@ def baked(site: Site) -> tuple[Tensor, Tensor, tuple[int, ...]]:
         left, right = site.factors
         return left.detach() * site.scaling, right.detach(), site.input_shape
     left, right = pair.plain()
-    like = next(pair.parameters())
-    return left.to(like), right.to(like), pair.input_shape
+    return left.to(pair.like), right.to(pair.like), pair.input_shape
 
 
 def others(model: nn.Module, adapter: str, start: str) -> dict[str, Tensor]:

@@ -41,7 +41,7 @@ class Names:
         a, b, raw, own = self.keys(prefix)
         plain = [state.pop(key, None) for key in (a, b)]
         given = [key for key in state if key.startswith(own)]
-        if not given and plain[0] is not None:
+        if not given and plain[0] is not None and self.pair.source is self.pair:
             args[-1].append(
                 f"{prefix}lora_A: a parameterization is attached, and a plain LoRA cannot be loaded into it; bake first"
             )

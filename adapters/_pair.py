@@ -1,6 +1,6 @@
 """The tensors of a parameterization in a model: what stands behind the A and B of one layer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,25 +13,20 @@ from parameterizations import Parameterization, Params, Step
 Precondition = Callable[..., tuple[Tensor, Tensor]]
 
 
-class Pair(nn.Module):
-    """A and B of one layer, made from the tensors of a parameterization whenever a forward pass asks for them.
+class Tensors(nn.Module):
+    """The tensors of a parameterization as a module: those that train are parameters, the others buffers.
 
-    It is registered as the parametrization of A's weight; `Other` is B's, and gives what was computed with A. Tensors that train
-    are parameters, the others buffers. A pretrained base is not among them: it stays where the model has it.
+    A pretrained base is not among them: it stays where the model has it.
 
     Args:
         tensors: of `Parameterization.init`, without a base.
-        site: where in the model.
-        at: where the run stands; its generators are the layer's own.
+        at: where the run stands, with generators of its own.
     """
 
-    def __init__(self, method: Parameterization, tensors: Mapping[str, Tensor], site: Site, at: Step) -> None:
+    def __init__(self, method: Parameterization, tensors: Mapping[str, Tensor], at: Step) -> None:
         super().__init__()
-        self.method, self.site, self.at = method, site, at
-        self.input_shape = site.input_shape
-        self.original: Tensor | None = None  # of a base that has taken up what factors learned, on the CPU
+        self.method, self.at = method, at
         self.names = list(tensors)
-        self.hooks: list[Any] = []  # on the site's layer
         self.started: Params = {}  # tensors with a rate of their own, as they were before the optimizer's step
         self.precondition: Precondition | None = None
         self.tangent = False
@@ -41,8 +36,6 @@ class Pair(nn.Module):
             else:
                 self.register_parameter(name, nn.Parameter(tensor))
         self.mark()
-        self._held: tuple[Tensor, Tensor] | None = None
-        self._kept: tuple[tuple[Any, ...], tuple[Tensor, Tensor]] | None = None
 
     def mark(self) -> None:
         """Let the parameters know whose they are; again where others have been put in their place."""
@@ -53,27 +46,97 @@ class Pair(nn.Module):
         super().__setstate__(state)  # of a copy of the model, whose parameters have lost their marks
         self.mark()
 
+    def live(self) -> Params:
+        """All tensors by name."""
+        return {name: getattr(self, name) for name in self.names}
+
     def tensors(self) -> Params:
-        """All tensors by name, detached."""
-        return {name: getattr(self, name).detach() for name in self.names}
+        """The same, detached."""
+        return {name: tensor.detach() for name, tensor in self.live().items()}
 
     @property
     def scale(self) -> float:
         """The number in front of left @ right in the layer's weight."""
+        raise NotImplementedError
+
+
+class Shared(Tensors):
+    """The tensors of a method whose layers share some of them, for layers of one shape.
+
+    Args:
+        own: the names of those that have a part for each layer, in the first dimension.
+    """
+
+    def __init__(
+        self, method: Parameterization, tensors: Mapping[str, Tensor], own: Collection[str], sites: Sequence[Site], at: Step
+    ) -> None:
+        super().__init__(method, tensors, at)
+        self.own, self.sites = set(own), list(sites)
+
+    def of_layer(self, index: int) -> Params:
+        """A stack of one layer."""
+        return {name: tensor[index : index + 1] if name in self.own else tensor for name, tensor in self.live().items()}
+
+    @property
+    def scale(self) -> float:
+        return self.sites[0].scaling * self.method.scaling
+
+
+class Pair(Tensors):
+    """A and B of one layer, made from the tensors of a parameterization whenever a forward pass asks for them.
+
+    It is registered as the parametrization of A's weight; `Other` is B's, and gives what was computed with A.
+
+    Args:
+        tensors: of `Parameterization.init`, without a base; none where layers share them.
+        site: where in the model.
+        at: where the run stands; its generators are the layer's own.
+        shared: what the tensors are shared in, and which layer this is; the first layer registers it.
+    """
+
+    def __init__(
+        self,
+        method: Parameterization,
+        tensors: Mapping[str, Tensor],
+        site: Site,
+        at: Step,
+        shared: tuple[Shared, int] | None = None,
+    ) -> None:
+        super().__init__(method, tensors, at)
+        self.site = site
+        self.input_shape = site.input_shape
+        self.original: Tensor | None = None  # of a base that has taken up what factors learned, on the CPU
+        self.hooks: list[Any] = []  # on the site's layer
+        self.stack = shared
+        if shared is not None and shared[1] == 0:
+            self.shared = shared[0]
+        self._held: tuple[Tensor, Tensor] | None = None
+        self._kept: tuple[tuple[Any, ...], tuple[Tensor, Tensor]] | None = None
+
+    @property
+    def source(self) -> Tensors:
+        """What holds the tensors: itself, or what several layers share."""
+        return self if self.stack is None else self.stack[0]
+
+    def live(self) -> Params:
+        return super().live() if self.stack is None else self.stack[0].of_layer(self.stack[1])
+
+    @property
+    def scale(self) -> float:
         return self.site.scaling * self.method.scaling
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """left (m, k) and right (k, n), differentiable: the layer's update is scaling · left @ right."""
-        tensors = {name: getattr(self, name) for name in self.names}
+        tensors, precondition = self.live(), self.source.precondition
         if self.tangent:
             return Tangent.apply(tensors["left"], tensors["core"], tensors["right"])
         if self.method.splits:
             right, left = self.method.export(tensors)
             return left, right
         weight = self.method.weight(tensors)
-        if self.precondition is None or len(weight.factors) != 2:
-            return weight.pair()
-        left, right = Preconditioned.apply(*weight.factors, self.precondition, self.scale)
+        if precondition is None or len(weight.factors) != 2:
+            return alone(*weight.pair())
+        left, right = alone(*Preconditioned.apply(*weight.factors, precondition, self.scale))
         return left * weight.scale if weight.scale != 1 else left, right
 
     def compute(self) -> tuple[Tensor, Tensor]:
@@ -83,7 +146,12 @@ class Pair(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.parameters()).device
+        return self.like.device
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the precision and on the device of all."""
+        return next(self.source.parameters())
 
     def hold(self, layer: nn.Module, args: Any) -> None:
         """Compute A and B once for the forward pass that begins. Without gradients they stay until a tensor changes."""
@@ -92,7 +160,7 @@ class Pair(nn.Module):
         if torch.is_grad_enabled():
             self._held, self._kept = self.compute(), None
             return
-        key = tuple((id(tensor), tensor._version) for tensor in (getattr(self, name) for name in self.names))
+        key = tuple((id(tensor), tensor._version) for tensor in self.source.live().values())
         if self._kept is None or self._kept[0] != key:
             self._kept = key, self.compute()
         self._held = self._kept[1]
@@ -135,6 +203,7 @@ class Pair(nn.Module):
             right, left = self.method.export(tensors)
         else:
             left, right = self.method.weight(tensors).pair()
+        left, right = alone(left, right)
         left = left * self.site.scaling
         if self.original is not None:
             merged = self.site.base_matrix().double() - self.original.to(left)
@@ -146,8 +215,12 @@ class Pair(nn.Module):
     def shown(self) -> tuple[Tensor, Tensor]:
         """left and right of all that was learned, as the layer's own scale multiplies them."""
         left, right = self.plain(trimmed=False)
-        like = next(self.parameters())
-        return (left / self.site.scaling).to(like), right.to(like)
+        return (left / self.site.scaling).to(self.like), right.to(self.like)
+
+
+def alone(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """The factors of one layer, where they come as those of a stack of one."""
+    return (left, right) if left.ndim == 2 else (left[0], right[0])
 
 
 def compressed(change: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Training state: of a pair as plain tensors, in a model's state_dict, and in files that resume a run to the last bit."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ FORMAT = 1
 
 def pack(pair: Pair) -> dict[str, Tensor]:
     """Everything that a pair's next step depends on beside the optimizer's state: tensors, random stream, memory, step."""
-    found = {f"tensors.{name}": tensor for name, tensor in pair.tensors().items()}
-    found |= {f"memory.{name}": tensor for name, tensor in pair.at.memory.items()}
-    found |= {f"streams.{i}": stream.get_state() for i, stream in enumerate(pair.at.generators)}
-    found["step"] = torch.tensor(pair.at.step)
+    at = pair.source.at
+    found = {f"tensors.{name}": tensor for name, tensor in pair.source.tensors().items()}
+    found |= {f"memory.{name}": tensor for name, tensor in at.memory.items()}
+    found |= {f"streams.{i}": stream.get_state() for i, stream in enumerate(at.generators)}
+    found["step"] = torch.tensor(at.step)
     if pair.original is not None:
         found |= {"original": pair.original, "base": pair.site.base.detach()}
     return found
@@ -34,7 +35,7 @@ def unpack(pair: Pair, found: Mapping[str, Tensor], where: str) -> None:
     Raises:
         InputError: where it was another kind of pair; nothing has changed then.
     """
-    own = {f"tensors.{name}": tensor for name, tensor in pair.tensors().items()}
+    own = {f"tensors.{name}": tensor for name, tensor in pair.source.tensors().items()}
     given = {name: tensor for name, tensor in found.items() if name.startswith("tensors.")}
     differ = own.keys() ^ given.keys() | {name for name in own.keys() & given.keys() if own[name].shape != given[name].shape}
     if differ or "step" not in found:
@@ -42,11 +43,12 @@ def unpack(pair: Pair, found: Mapping[str, Tensor], where: str) -> None:
     for name, tensor in given.items():
         own[name].copy_(tensor)
     memory = {name.removeprefix("memory."): tensor for name, tensor in found.items() if name.startswith("memory.")}
-    pair.at.memory.clear()
-    pair.at.memory.update({name: tensor.to(pair.device).clone() for name, tensor in memory.items()})
-    for i, stream in enumerate(pair.at.generators):
+    at = pair.source.at
+    at.memory.clear()
+    at.memory.update({name: tensor.to(pair.device).clone() for name, tensor in memory.items()})
+    for i, stream in enumerate(at.generators):
         stream.set_state(found[f"streams.{i}"].cpu())
-    pair.at.step = int(found["step"])
+    at.step = int(found["step"])
     pair.original = found["original"].clone().cpu() if "original" in found else None
     if "base" in found:
         pair.site.base.copy_(found["base"])
@@ -70,7 +72,7 @@ def save(model: nn.Module, path: str | Path, optimizer: torch.optim.Optimizer | 
 
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    pairs = attached(model, adapter)
+    pairs = apart(attached(model, adapter))
     tensors = {f"pairs/{plain_name(pair.site.name)}/{name}": tensor for pair in pairs for name, tensor in pack(pair).items()}
     facts: dict[str, Any] = {"format": FORMAT, "method": [repr(pair.method) for pair in pairs]}
     if optimizer is not None:
@@ -113,7 +115,7 @@ def load(
         raise InputError(f"{folder}: holds no training state that can be read ({' '.join(str(error).split())})") from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise InputError(f"{folder / FACTS}: is not of format {FORMAT}")
-    pairs = attached(model, adapter)
+    pairs = apart(attached(model, adapter))
     methods = [repr(pair.method) for pair in pairs]
     if methods != facts["method"]:
         other = next(
@@ -134,6 +136,11 @@ def load(
                 numbers.setdefault(int(i), {})[name] = tensor
         optimizer.load_state_dict({"state": numbers, "param_groups": facts["optimizer"]["groups"]})
     return model
+
+
+def apart(pairs: Sequence[Pair]) -> list[Pair]:
+    """One pair for all that share their tensors, every other as it is."""
+    return list({id(pair.source): pair for pair in reversed(pairs)}.values())[::-1]
 
 
 def replace_file(path: Path, write: Any) -> None:

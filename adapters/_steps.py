@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from adapters._pair import Pair
+from adapters._pair import Pair, Tensors
 from optimizers import SLOT, RuleOptimizer, State
 from parameterizations import Parameterization, Params
 
@@ -22,9 +22,9 @@ def install() -> None:
         installed.append(register_optimizer_step_post_hook(after))
 
 
-def pairs_of(optimizer: torch.optim.Optimizer) -> dict[Pair, float]:
+def pairs_of(optimizer: torch.optim.Optimizer) -> dict[Tensors, float]:
     """The pairs that an optimizer moves and that have gradients, with their learning rate."""
-    found: dict[Pair, float] = {}
+    found: dict[Tensors, float] = {}
     for group in optimizer.param_groups:
         for tensor in group["params"]:
             slot = getattr(tensor, SLOT, None)
@@ -66,7 +66,7 @@ def after(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         pair.at.step += 1
 
 
-def gradients(pair: Pair) -> Params:
+def gradients(pair: Tensors) -> Params:
     """By name, of what trains; zero where a backward pass gave none."""
     found = {}
     for name, tensor in pair.named_parameters(recurse=False):
@@ -76,7 +76,7 @@ def gradients(pair: Pair) -> Params:
     return found
 
 
-def penalize(pair: Pair) -> None:
+def penalize(pair: Tensors) -> None:
     """Add the penalty's gradients to those of the loss."""
     with torch.enable_grad():
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in pair.named_parameters(recurse=False)}
@@ -88,13 +88,13 @@ def penalize(pair: Pair) -> None:
             place.add_(gradient)
 
 
-def finish(pairs: list[Pair], optimizer: torch.optim.Optimizer) -> None:
+def finish(pairs: list[Tensors], optimizer: torch.optim.Optimizer) -> None:
     """Run the method's `after_step`, and take up what it changed: tensors, and the base where it merged."""
     method = pairs[0].method
     given = [pair.tensors() for pair in pairs]
     if method.merges:  # a zero that takes no memory: what comes in its place is what was merged
         for pair, tensors in zip(pairs, given, strict=True):
-            tensors["base"] = tensors["left"].new_zeros(()).expand(pair.site.shape)
+            tensors["base"] = tensors["left"].new_zeros(()).expand(len(tensors["left"]), tensors["right"].shape[1])
     runs = [(dict(tensors), gradients(pair), moments(pair, optimizer), pair.at) for pair, tensors in zip(pairs, given, strict=True)]
     method.after_steps(runs)
     for pair, before, (params, *_) in zip(pairs, given, runs, strict=True):
@@ -102,6 +102,7 @@ def finish(pairs: list[Pair], optimizer: torch.optim.Optimizer) -> None:
             if params[name] is not before[name]:
                 getattr(pair, name).data.copy_(params[name])
         if method.merges and params["base"] is not before["base"]:
+            assert isinstance(pair, Pair)  # what layers share is not merged
             take_up(pair, params["base"])
 
 
@@ -113,7 +114,7 @@ def take_up(pair: Pair, merged: Tensor) -> None:
     pair.site.set_base(base + pair.site.scaling * merged.to(base))
 
 
-def moments(pair: Pair, optimizer: torch.optim.Optimizer) -> State:
+def moments(pair: Tensors, optimizer: torch.optim.Optimizer) -> State:
     """What the optimizer keeps of the pair, by the names of its tensors."""
     if isinstance(optimizer, RuleOptimizer):
         found = optimizer.state_of(pair)
@@ -128,7 +129,7 @@ NAMES = {"momentum_buffer": "momentum"}  # what torch calls otherwise
 class Foreign(State):
     """A view of a torch optimizer's state: its moments, and its counts of steps."""
 
-    def __init__(self, pair: Pair, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, pair: Tensors, optimizer: torch.optim.Optimizer) -> None:
         self.kept: dict[str, Mapping[str, Any]] = {
             name: optimizer.state[tensor] for name, tensor in pair.named_parameters(recurse=False)
         }

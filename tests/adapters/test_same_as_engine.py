@@ -4,7 +4,7 @@ import pytest
 import torch
 from by_hand import gaussian
 from catalogue import members
-from tiny import CASES
+from tiny import CASES, SHARED
 from torch import nn
 
 import adapters
@@ -12,9 +12,9 @@ import optimizers
 from adapters._attach import attached
 from bench.engine import Block, Settings, initial_tensors
 from linalg import generator
-from optimizers import SGD, Adam, Optimizer, torch_optimizer
+from optimizers import SGD, Adam, GeoLoRA, Optimizer, torch_optimizer
 from parameterizations._described import built
-from problems import LinearRegression
+from problems import LinearRegression, Stack
 
 STEPS, LR, RANK = 25, 0.05, 4
 PROBLEM = LinearRegression((12, 9), rank=4, condition=4.0, noise=0.5)  # with noise the gradient has full rank
@@ -36,7 +36,7 @@ def lane(instance, method, rule, nudge=0.0):
         tensor.add_(nudge * gaussian(*tensor.shape))
     losses = []
     for step in range(STEPS):
-        losses.append(block.instance.measure(block.weight())["loss"].item())
+        losses.append(block.instance.measure(block.weight())["loss"].sum().item())
         block.find_gradients(step)
         block.step()
     return torch.tensor(losses), block.weight().dense()[0, 0]
@@ -68,7 +68,7 @@ def run(instance, name, options, rule):
 
 def crossings():
     for case, (name, options) in CASES.items():
-        for rule in RULES:
+        for rule in RULES if case not in SHARED else ():
             method = built("parameterization", name, options, rank=RANK)
             if rule in ("als", "svd_oracle", "lbfgs", "lorsum", "torch") or RULES[rule].supports(method) is not None:
                 continue
@@ -121,3 +121,42 @@ def test_torchs_optimizers_move_a_layer_as_the_suites_do(case, rule):
             optimizer.step()
             losses[-1].append(value.item())
     torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-9, atol=1e-12)
+
+
+STACK = Stack((12, 9), ranks=(1, 3, 2))
+TOGETHER = {
+    "lorta": ("lorta", {}, Adam()),
+    "one MLP for all": ("op", {"over": "lora", "hidden": 8, "embedding": 4, "shared": True}, Adam()),
+    "AdaLoRA's budget": ("adalora", {}, Adam()),
+    "GeoLoRA's budget": ("svd", {}, GeoLoRA(budget=6, coefficient_steps=2)),
+    "LoRA": ("lora", {}, Adam()),
+}
+
+
+@pytest.mark.parametrize("case", TOGETHER)
+def test_layers_train_together_as_the_engines_stack_does(case):
+    name, options, rule = TOGETHER[case]
+    instance, method = STACK.draw(0, dtype=torch.float64), built("parameterization", name, options, rank=RANK)
+    losses, weight = lane(instance, method, rule)
+    model = nn.Module()
+    for layer in "012":
+        setattr(model, f"layer{layer}", nn.Linear(9, 12, bias=False, dtype=torch.float64))
+        getattr(model, f"layer{layer}").weight.data.zero_()
+    adapters.wrap(model, ["layer0", "layer1", "layer2"], rank=RANK)
+    adapters.attach(model, name, steps=STEPS, **options)
+    start = initial_tensors(instance, 0, method, Settings(STEPS, dtype=torch.float64))
+    for i, pair in enumerate(attached(model)):
+        for tensor in pair.source.names:
+            given = start[tensor] if pair.source is not pair else start[tensor][i]
+            getattr(pair.source, tensor).data.copy_(given)
+    optimizer, ours = torch_optimizer(rule, model, lr=LR), []
+    layers, eye = [getattr(model, f"layer{layer}") for layer in "012"], torch.eye(9, dtype=torch.float64)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss = 0.5 * sum((layer(eye).mT - goal).square().sum() for layer, goal in zip(layers, instance.target, strict=True))
+        loss.backward()
+        ours.append(loss.item())
+        optimizer.step()
+    torch.testing.assert_close(torch.tensor(ours), torch.as_tensor(losses), rtol=1e-9, atol=1e-12)
+    found = torch.stack([torch.matmul(*pair.plain()) for pair in attached(model)])
+    torch.testing.assert_close(found, weight, rtol=0, atol=1e-9)

@@ -30,7 +30,7 @@ WRONG = {
     "no parameterization": (lambda: adapters.attach(model(), nn.Linear(2, 2)), "Linear"),
     "no factors": (lambda: adapters.attach(model(), Full()), "no factors"),
     "dora": (lambda: adapters.attach(model(), DoRA(rank=2)), "use_dora=True"),
-    "shared tensors": (lambda: adapters.attach(model(), "lorta"), "share"),
+    "shared first gradients": (lambda: adapters.attach(model(), "op", over="deep_lora", shared=True), "first gradient"),
     "clients": (lambda: adapters.attach(model(), "fed_lora"), "clients"),
     "no first batch": (lambda: adapters.attach(model(), "deep_lora"), "batch=None"),
     "a loss that is none": (lambda: adapters.attach(model(), "deep_lora", loss=lambda model: 3.0), "float"),

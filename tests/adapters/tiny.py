@@ -30,8 +30,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "relora": {"interval": 3},
     "xgblora": {"interval": 3},
 }
+SHARED = {
+    "lorta": ("lorta", {}),
+    "op, shared": ("op", {"over": "lora", "hidden": 8, "embedding": 4, "shared": True}),
+}
 STARTS = {f"lora, {start}": ("lora", {"init": start}) for start in ("pissa", "milora", "lora_ga")}
-CASES = {name: (name, options) for name, options in METHODS.items()} | STARTS
+CASES = {name: (name, options) for name, options in METHODS.items()} | STARTS | SHARED
 
 
 def llama() -> nn.Module:
