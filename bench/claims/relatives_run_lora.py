@@ -1,53 +1,21 @@
-"""RunLoRA (arXiv 2312.03415), a relative of Flora: the same layer in several orders of multiplication."""
+"""RunLoRA (arXiv 2312.03415), a relative of Flora: the same layer in several orders of multiplication, those of the adapters."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from adapters._run_lora import BACKWARD, FORWARD, multiplications
 from bench.claims._claim import CONDITION, FAILS, HOLDS, INCONCLUSIVE, SEEDS, Evidence, Figure, Finding, claim, typical, worst
 from bench.claims.flora import by_all, lies_within, squares
 from linalg.random import gaussian, generator
 
 LEDGER = "relatives"
 RUN_LORA = "Cherniuk et al., arXiv 2312.03415 (RunLoRA)"
-
-
-Product = Callable[..., Tensor]
-FORWARD: Mapping[str, Product] = {
-    "forward1": lambda x, w, u, v: x @ w + (x @ u) @ v,
-    "forward2": lambda x, w, u, v: x @ (w + u @ v),
-}
-
-
-def backward1(x: Tensor, w: Tensor, u: Tensor, v: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    z = dy @ v.mT
-    return x.mT @ z, (x @ u).mT @ dy, dy @ w.mT + z @ u.mT
-
-
-def backward2(x: Tensor, w: Tensor, u: Tensor, v: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    z = dy @ v.mT
-    return x.mT @ z, (u.mT @ x.mT) @ dy, dy @ w.mT + z @ u.mT
-
-
-def backward3(x: Tensor, w: Tensor, u: Tensor, v: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    z = x.mT @ dy
-    return z @ v.mT, u.mT @ z, dy @ w.mT + (dy @ v.mT) @ u.mT
-
-
-def backward4(x: Tensor, w: Tensor, u: Tensor, v: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    z = x.mT @ dy
-    return z @ v.mT, u.mT @ z, dy @ (w + u @ v).mT
-
-
-def backward5(x: Tensor, w: Tensor, u: Tensor, v: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return x.mT @ (dy @ v.mT), (x @ u).mT @ dy, dy @ (w + u @ v).mT
-
-
-BACKWARD = (backward1, backward2, backward3, backward4, backward5)
 
 
 def layer(seed: int, b: int, m: int, n: int, r: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
@@ -70,8 +38,8 @@ def disagreement(seed: int, dtype: torch.dtype) -> float:
     leaves = [each.clone().requires_grad_() for each in (u, v, x)]
     y = leaves[2] @ w + (leaves[2] @ leaves[0]) @ leaves[1]
     truth = torch.autograd.grad(y, leaves, dy)
-    pairs = [(forward(x, w, u, v), y.detach()) for forward in FORWARD.values()]
-    pairs += [pair for backward in BACKWARD for pair in zip(backward(x, w, u, v, dy), truth, strict=True)]
+    pairs: list[tuple[Any, Tensor]] = [(forward(x, w, u, v), y.detach()) for forward in FORWARD.values()]
+    pairs += [pair for backward in BACKWARD.values() for pair in zip(backward(x, w, u, v, dy), truth, strict=True)]
     return max(float((squares(a - b) / squares(b)).sqrt()) for a, b in pairs)
 
 
@@ -99,7 +67,7 @@ def miscounts(seed: int) -> tuple[float, float]:
     "All of RunLoRA's orders of multiplication give the same loss and gradients, and W + U V first costs fewer operations "
     "exactly for batches b > mn / (m + n).",
     source=f"{RUN_LORA}, forward and backward variants as its code has them; the crossover is the dossier's (sections 3 and C9)",
-    matched="two forward and five backward orders, written out here, against autograd; b, m and n from 16 to 200, r from 1 to 15",
+    matched="two forward and five backward orders, those of adapters.runlora, against autograd; b, m, n of 16 to 200, r of 1 to 15",
 )
 def orders_agree(evidence: Evidence) -> Finding:
     exact = [
@@ -109,14 +77,14 @@ def orders_agree(evidence: Evidence) -> Finding:
     off, wrong = zip(*map(miscounts, SEEDS), strict=True)
     counts = [worst(evidence, "counted operations off the formulas", off), worst(evidence, "wrong choices beside b*", wrong)]
     found = [lies_within(exact[0], 0, 1e-13), lies_within(exact[1], 0, 1e-5)] + [lies_within(each, 0, 0) for each in counts]
-    return by_all(found, [*exact, *counts], "The suite trains by other formulas yet: RunLoRA's are not in its adapters.")
+    return by_all(found, [*exact, *counts], "adapters.runlora trains a model's layers in these orders.")
 
 
-def cheapest(b: int, m: int, n: int, r: int) -> tuple[Product, Callable[..., tuple[Tensor, ...]]]:
-    """The orders with the fewest counted operations."""
-    tensors = [torch.empty(shape, device="meta") for shape in ((b, m), (m, n), (m, r), (r, n), (b, n))]
-    forward = min(FORWARD.values(), key=lambda each: flops(each, *tensors[:4]))
-    return forward, min(BACKWARD, key=lambda each: flops(each, *tensors))
+def cheapest(b: int, m: int, n: int, r: int) -> tuple[Callable[..., Tensor], Callable[..., object]]:
+    """The orders with the fewest operations."""
+    forward = min(FORWARD, key=lambda name: multiplications(name, b, m, n, r))
+    backward = min(BACKWARD, key=lambda name: multiplications(name, b, m, n, r))
+    return FORWARD[forward], BACKWARD[backward]
 
 
 def seconds(function: Callable[[], object]) -> float:
