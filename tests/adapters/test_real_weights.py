@@ -13,12 +13,12 @@ import adapters
 from optimizers import GeoLoRA, torch_optimizer
 
 RANK, STEPS, LR = 8, 8, 2e-3
-ROUNDING = 1e-5  # of float32, relative to the largest output
+ROUNDING = 5e-5  # of float32, of the largest output: what Flora merges is rounded as the base is
 METHODS = {
     "lora": ("lora", {}, None),
     "op_lora": ("op_lora", {}, None),
     "deep_lora": ("deep_lora", {}, None),
-    "flora": ("flora", {"interval": 2}, None),
+    "flora": ("flora", {"interval": 2, "momentum": "reset"}, None),
     "svd, geolora": ("svd", {"start": RANK // 2}, GeoLoRA(coefficient_steps=3, core_rule="adam")),
 }
 MODELS = {
@@ -49,11 +49,9 @@ def test_an_adapter_learns_real_text_and_loads_in_peft(name, method, tmp_path):
         optimizer = torch_optimizer(rule, model, lr=LR)
     losses = train(model, optimizer, loss, STEPS)
     after = logits(model, batch)
-    print(name, method, [round(x, 4) for x in losses])
     assert losses[-1] < losses[0]
     adapters.export(model, tmp_path)
     fresh = PeftModel.from_pretrained(build(seed=1), tmp_path)  # another head, where there is one: the file's takes its place
     largest = after.abs().max()
-    print("moved", float((after - before).abs().max()), "gap", float((logits(fresh, batch) - after).abs().max()), float(largest))
-    assert (after - before).abs().max() > 1e3 * ROUNDING * largest  # else there was nothing to lose
+    assert (after - before).abs().max() > 1e3 * ROUNDING * largest  # else nothing was learned that a file could lose
     torch.testing.assert_close(logits(fresh, batch), after, rtol=0, atol=ROUNDING * float(largest))
