@@ -111,7 +111,6 @@ class Pair(Tensors):
         if shared is not None and shared[1] == 0:
             self.shared = shared[0]
         self._held: tuple[Tensor, Tensor] | None = None
-        self._kept: tuple[tuple[Any, ...], tuple[Tensor, Tensor]] | None = None
 
     @property
     def source(self) -> Tensors:
@@ -154,16 +153,9 @@ class Pair(Tensors):
         return next(self.source.parameters())
 
     def hold(self, layer: nn.Module, args: Any) -> None:
-        """Compute A and B once for the forward pass that begins. Without gradients they stay until a tensor changes."""
-        if torch.compiler.is_compiling() or not self.site.active:
-            return  # the compiler merges what is computed twice
-        if torch.is_grad_enabled():
-            self._held, self._kept = self.compute(), None
-            return
-        key = tuple((id(tensor), tensor._version) for tensor in self.source.live().values())
-        if self._kept is None or self._kept[0] != key:
-            self._kept = key, self.compute()
-        self._held = self._kept[1]
+        """Compute A and B once for the forward pass that begins."""
+        if not torch.compiler.is_compiling() and self.site.active:  # the compiler merges what is computed twice
+            self._held = self.compute()
 
     def release(self, layer: nn.Module, args: Any, output: Any) -> None:
         """The forward pass is over."""

@@ -27,7 +27,7 @@ from adapters._report import state_bytes
 from bench.perf import limits, table
 from bench.perf.work import clock
 from bench.store import replacing
-from optimizers import GeoLoRA, Optimizer, torch_optimizer
+from optimizers import AdamW, GeoLoRA, Optimizer, torch_optimizer
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 RANK, LR, VOCABULARY = 8, 1e-3, 512
@@ -84,6 +84,7 @@ CONTESTANTS = {
     PLAIN: Contestant(None),
     "lora": Contestant("lora"),
     "op_lora": Contestant("op_lora", {"hidden": 32}, at_most=1.15),
+    "op_lora, fused": Contestant("op_lora", {"hidden": 32}, rule=AdamW(), at_most=1.15),
     "deep_lora": Contestant("deep_lora", at_most=1.1),
     "flora": Contestant("flora", {"interval": 10}, period=10, at_most=1.1),
     "svd, geolora": Contestant(  # room for twice the rank, which an augmentation takes
@@ -155,8 +156,8 @@ class Run:
     def kept(self) -> Iterable[Tensor]:
         """Tensors that stay from step to step beside the pretrained weights, what trains, its gradients and moments."""
         if self.contestant.parameterization is None:
-            allocator = vars(getattr(self.model.base_model, "rankallocator", Contestant(None)))
-            for averages in allocator.values():
+            allocator = getattr(self.model.base_model, "rankallocator", None)  # of peft's AdaLoRA
+            for averages in vars(allocator).values() if allocator else ():
                 yield from averages.values() if isinstance(averages, dict) else ()
             return
         for pair in attached(self.model):
@@ -213,7 +214,7 @@ def rows(runs: Mapping[str, Run], size: Size, device: str) -> pd.DataFrame:
         own, plain = (over_periods(runs[each].seconds, period) for each in (name, PLAIN))
         low, ratio, high = np.quantile(own / plain, (0.25, 0.5, 0.75))
         lines.append(
-            {"method": name, "optimizer": type(run.contestant.rule or run.optimizer).__name__, "rank": run.contestant.rank}
+            {"method": name, "optimizer": optimizer_name(run), "rank": run.contestant.rank}
             | {"ms": 1e3 * float(np.median(own)), "ratio": ratio, "ratio_low": low, "ratio_high": high, "period": period}
             | run.memory()
             | {"attach_seconds": run.attach_seconds, "first_loss": run.losses[0], "last_loss": run.losses[-1]}
@@ -221,6 +222,12 @@ def rows(runs: Mapping[str, Run], size: Size, device: str) -> pd.DataFrame:
             | {"device": device}
         )
     return pd.DataFrame(lines)
+
+
+def optimizer_name(run: Run) -> str:
+    """`torch.optim.AdamW`, or the class of a rule of the suite."""
+    rule = run.contestant.rule
+    return f"torch.optim.{type(run.optimizer).__name__}" if rule is None else type(rule).__name__
 
 
 def asked(found: pd.DataFrame, name: str) -> float | None:

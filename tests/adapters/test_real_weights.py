@@ -53,5 +53,5 @@ def test_an_adapter_learns_real_text_and_loads_in_peft(name, method, tmp_path):
     adapters.export(model, tmp_path)
     fresh = PeftModel.from_pretrained(build(seed=1), tmp_path)  # another head, where there is one: the file's takes its place
     largest = after.abs().max()
-    assert (after - before).abs().max() > 1e3 * ROUNDING * largest  # else nothing was learned that a file could lose
+    assert (after - before).abs().max() > 100 * ROUNDING * largest  # else nothing was learned that a file could lose
     torch.testing.assert_close(logits(fresh, batch), after, rtol=0, atol=ROUNDING * float(largest))
