@@ -93,7 +93,7 @@ def finish(pairs: list[Tensors], optimizer: torch.optim.Optimizer) -> None:
     method = pairs[0].method
     given = [pair.tensors() for pair in pairs]
     if method.merges:  # a zero that takes no memory: what comes in its place is what was merged
-        for pair, tensors in zip(pairs, given, strict=True):
+        for tensors in given:
             tensors["base"] = tensors["left"].new_zeros(()).expand(len(tensors["left"]), tensors["right"].shape[1])
     runs = [(dict(tensors), gradients(pair), moments(pair, optimizer), pair.at) for pair, tensors in zip(pairs, given, strict=True)]
     method.after_steps(runs)

@@ -34,9 +34,9 @@ RANK, LR, VOCABULARY = 8, 1e-3, 512
 PLAIN, INVALID = "lora, peft", 2
 PRUNING_STEPS = 1000  # of AdaLoRA's schedule: it prunes at every step that is timed
 LEAST_WARM = 2  # steps before any is timed; a whole period where the work of one differs
-CAPTION = """ms: of a step, forward, backward and update; where steps differ, the mean over a period of them. of plain: over plain LoRA's
-on the same steps, the median and the quartiles; ! above what is asked for. keeps: tensors that stay beside what trains, the
-optimizer's moments and the gradients: frozen factors, averages, a copy of the base. attach: seconds before the first step."""
+CAPTION = """ms: of a step, forward, backward and update; where steps differ, the mean over a period of them. of plain: over plain
+LoRA's on the same steps, the median and the quartiles; ! above what is asked for. keeps: tensors that stay beside what trains,
+the moments and the gradients: frozen factors, averages, a copy of the base. attach: seconds before the first step."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,11 @@ def llama(size: Size) -> nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    widths = {"hidden_size": size.hidden, "intermediate_size": 8 * size.hidden // 3, "num_attention_heads": size.hidden // 64}
+    widths: dict[str, Any] = {
+        "hidden_size": size.hidden,
+        "intermediate_size": 8 * size.hidden // 3,
+        "num_attention_heads": size.hidden // 64,
+    }
     return LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, num_hidden_layers=size.layers, use_cache=False, **widths))
 
 

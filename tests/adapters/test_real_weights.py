@@ -43,10 +43,7 @@ def test_an_adapter_learns_real_text_and_loads_in_peft(name, method, tmp_path):
     before = logits(model, batch)
     adapters.attach(model, parameterization, batch=batch, steps=STEPS, **options)
     loss = lambda model: model(**batch).loss  # noqa: E731
-    if rule is None:
-        optimizer = torch.optim.AdamW(trainable(model), lr=LR)
-    else:
-        optimizer = torch_optimizer(rule, model, lr=LR)
+    optimizer = torch.optim.AdamW(trainable(model), lr=LR) if rule is None else torch_optimizer(rule, model, lr=LR)
     losses = train(model, optimizer, loss, STEPS)
     after = logits(model, batch)
     assert losses[-1] < losses[0]
