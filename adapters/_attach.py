@@ -63,9 +63,9 @@ def attach(
         if pair_of(site) is not None:
             raise InputError(f"{site.name}: has a parameterization attached already; bake or detach it first")
     methods = {site.name: of_rank(parameterization, options, site) for site in chosen}
+    check_weights(model, chosen, next(iter(methods.values())))
     stacked = [site for site in chosen if "layers" in methods[site.name].needs]
-    for stack in stacks(stacked):
-        share(stack, methods[stack[0].name], seed, steps)
+    made = [each for stack in stacks(stacked) for each in share(stack, methods[stack[0].name], seed, steps)]
     single = [site for site in chosen if site not in stacked]
     streams = {site.name: f"adapter {site.name}" for site in chosen}
     drawn: dict[str, Params] = {}
@@ -87,12 +87,12 @@ def attach(
             )
     for site in single:
         at = Step(steps=steps, generators=[generator(seed, f"steps {site.name}")])
-        install(site, Pair(methods[site.name], drawn[site.name], site, at))
+        made.append((site, Pair(methods[site.name], drawn[site.name], site, at)))
+    for site, pair in made:
+        install(site, pair)
     _steps.install()
-    shown = {plain_name(site.name): site.stored[0].shape[0] for site in chosen}
-    if any(shown[plain_name(site.name)] != site.rank for site in chosen):  # then peft is to save what it will load
-        everything = {plain_name(site.name): site.stored[0].shape[0] for site in sites(model, adapter)}
-        set_config(model, adapter, patterns(everything, {plain_name(site.name): site.scaling for site in sites(model, adapter)}))
+    if any(site.stored[0].shape[0] != site.rank for site in chosen):  # then peft is to save what it will load
+        describe(model, adapter)
     return model
 
 
@@ -184,8 +184,24 @@ def stacks(chosen: Sequence[Site]) -> list[list[Site]]:
     return list(found.values())
 
 
-def share(stack: Sequence[Site], method: Parameterization, seed: int, steps: int | None) -> None:
-    """Let the layers of a stack share what the method shares; a part for each layer is what grows with their number."""
+def check_weights(model: nn.Module, chosen: Sequence[Site], method: Parameterization) -> None:
+    """Raise `InputError` where a method is to read or change weights that do not let it."""
+    for site in chosen:
+        if getattr(site.layer, "lora_bias", {}).get(site.adapter):
+            raise InputError(f"{site.name}: has a bias in its pair; give the LoraConfig lora_bias=False")
+        if method.merges or hasattr(method, "perturbation"):
+            site.base_matrix()
+    if method.merges:
+        owners: dict[int, list[str]] = {}
+        for name, tensor in model.named_parameters(remove_duplicate=False):
+            owners.setdefault(id(tensor), []).append(name)
+        for site in chosen:
+            if len(names := owners[id(site.base)]) > 1:
+                raise InputError(f"{site.name}: {type(method).__name__} merges into its weight, which is tied: {', '.join(names)}")
+
+
+def share(stack: Sequence[Site], method: Parameterization, seed: int, steps: int | None) -> list[tuple[Site, Pair]]:
+    """Pairs of layers that share what the method shares; a part for each layer is what grows with their number."""
 
     def drawn(layers: int) -> Params:
         source = generator(seed, f"adapter {stack[0].name}")
@@ -204,8 +220,7 @@ def share(stack: Sequence[Site], method: Parameterization, seed: int, steps: int
     own = [name for name, tensor in tensors.items() if tensor.shape != more[name].shape]
     at = Step(steps=steps, generators=[generator(seed, f"steps {stack[0].name}")])
     shared = Shared(method, tensors, own, stack, at)
-    for i, site in enumerate(stack):
-        install(site, Pair(method, {}, site, at, (shared, i)))
+    return [(site, Pair(method, {}, site, at, (shared, i))) for i, site in enumerate(stack)]
 
 
 def install(site: Site, pair: Pair) -> None:
@@ -282,7 +297,7 @@ def bake(model: nn.Module, adapter: str = "default") -> nn.Module:
         left, right = pair.plain()
         restore(pair)
         remove(pair, left, right, 1.0)
-    set_config(model, adapter, patterns({plain_name(site.name): site.rank for site in sites(model, adapter)}))
+    describe(model, adapter)
     return model
 
 
@@ -306,14 +321,17 @@ def detach(model: nn.Module, adapter: str = "default", *, keep: bool = False) ->
         right = torch.empty(rank, n)
         nn.init.kaiming_uniform_(right, a=5**0.5)
         remove(pair, torch.zeros(m, rank).to(like), right.to(like), pair.site.scaling)
+    describe(model, adapter)
     return model
 
 
-def set_config(model: nn.Module, adapter: str, said: Mapping[str, Any]) -> None:
-    """Write into the model's LoraConfig, where it has one."""
+def describe(model: nn.Module, adapter: str) -> None:
+    """Write the ranks and scales that A and B have into the model's LoraConfig, where it has one."""
     config = getattr(model, "peft_config", {}).get(adapter)
     if config is not None:
-        vars(config).update(said)
+        found = {plain_name(site.name): site for site in sites(model, adapter)}
+        ranks = {name: site.stored[0].shape[0] for name, site in found.items()}
+        vars(config).update(patterns(ranks, {name: site.scaling for name, site in found.items()}))
 
 
 def restore(pair: Pair) -> None:

@@ -54,6 +54,7 @@ def report(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, *, 
 
 def state_bytes(optimizer: torch.optim.Optimizer, parameters: Sequence[torch.Tensor]) -> int:
     """What an optimizer keeps for some parameters, counts of steps left out."""
+    optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate's, around it
     if isinstance(optimizer, RuleOptimizer):
         return optimizer.bytes_of(parameters)
     kept = [optimizer.state.get(tensor, {}) for tensor in parameters]

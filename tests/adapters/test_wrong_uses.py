@@ -72,6 +72,29 @@ def test_a_wrong_use_is_one_line_that_says_what_is_wrong(case):
     assert "\n" not in str(caught.value)
 
 
+def test_a_tied_weight_is_not_merged_into():
+    tied = nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 6, bias=False))
+    tied[1].weight = tied[0].weight
+    adapters.wrap(tied, ["0"], rank=2)
+    with pytest.raises(InputError, match=r"0: Flora merges into its weight, which is tied: 0.base_layer.weight, 1.weight"):
+        adapters.attach(tied, "flora")
+
+
+def test_what_fails_leaves_a_model_as_it_was():
+    torch.manual_seed(0)
+    uneven = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3))
+    pytest.importorskip("peft")
+    from peft import LoraConfig, get_peft_model
+
+    wrapped = get_peft_model(uneven, LoraConfig(r=4, target_modules=["0", "1"]))
+    before = set(wrapped.state_dict())
+    for name in ("lora", "lorta"):
+        with pytest.raises(InputError, match="rank=4: must be at most 3"):
+            adapters.attach(wrapped, name)
+    assert set(wrapped.state_dict()) == before
+    adapters.attach(wrapped, "lorta", target=["0"])
+
+
 def test_a_layer_whose_rank_does_not_fit_is_named():
     pytest.importorskip("peft")
     from peft import LoraConfig, get_peft_model
