@@ -89,7 +89,7 @@ def attach(
         at = Step(steps=steps, generators=[generator(seed, f"steps {site.name}")])
         made.append((site, Pair(methods[site.name], drawn[site.name], site, at)))
     for site, pair in made:
-        install(site, pair)
+        install(site, pair, getattr(model, "peft_config", {}).get(adapter))
     _steps.install()
     if any(site.stored[0].shape[0] != site.rank for site in chosen):  # then peft is to save what it will load
         describe(model, adapter)
@@ -223,22 +223,26 @@ def share(stack: Sequence[Site], method: Parameterization, seed: int, steps: int
     return [(site, Pair(method, {}, site, at, (shared, i))) for i, site in enumerate(stack)]
 
 
-def install(site: Site, pair: Pair) -> None:
+def install(site: Site, pair: Pair, config: Any = None) -> None:
     """Make a pair the parametrization of a site's A and B."""
     (a, a_name), (b, b_name) = site.holders
     trains = site.stored[0].requires_grad
     register_parametrization(a, a_name, pair, unsafe=True)
     register_parametrization(b, b_name, Other(pair), unsafe=True)
     pair.requires_grad_(trains)
-    pair.hooks += [
-        site.layer.register_forward_pre_hook(pair.hold),
-        site.layer.register_forward_hook(pair.release, always_call=True),
-    ]
+    pair.hooks.append(site.layer.register_forward_pre_hook(pair.hold))
     if hasattr(pair.method, "perturbation"):
         pair.hooks.append(site.layer.register_forward_hook(pair.perturb))
-    names = Names(pair)
+    pair.hooks.append(site.layer.register_forward_hook(pair.release, always_call=True))
+    if site.kind == "embedding" and hasattr(site.layer, "adapter_layer_names"):
+        # peft switches what trains through these; it takes A and B of an embedding for tensors without anything behind them
+        site.layer.low_rank_pairs = {**getattr(site.layer, "low_rank_pairs", {}), site.adapter: pair}
+        if "low_rank_pairs" not in site.layer.adapter_layer_names:
+            site.layer.adapter_layer_names = (*site.layer.adapter_layer_names, "low_rank_pairs")
+    names = Names(pair, config, plain_name(site.name))
     pair.hooks.append(site.layer.register_state_dict_post_hook(partial(names.write)))
     pair.hooks.append(site.layer.register_load_state_dict_pre_hook(partial(names.read)))
+    pair.hooks.append(site.layer.register_load_state_dict_post_hook(pair.loaded))
 
 
 def pair_of(site: Site) -> Pair | None:
@@ -269,6 +273,8 @@ def remove(pair: Pair, left: Tensor, right: Tensor, scaling: float) -> None:
     for hook in pair.hooks:
         hook.remove()
     trains = any(tensor.requires_grad for tensor in pair.source.parameters())
+    if site.adapter in getattr(site.layer, "low_rank_pairs", {}):
+        site.layer.low_rank_pairs = {name: each for name, each in site.layer.low_rank_pairs.items() if name != site.adapter}
     left, right = left.to(pair.like), right.to(pair.like)
     tensors = site.reshaped(left, right, pair.input_shape)
     pair.values = lambda: tensors  # type: ignore[method-assign]  # what the removal leaves

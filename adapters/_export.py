@@ -72,7 +72,7 @@ def baked(site: Site) -> tuple[Tensor, Tensor, tuple[int, ...]]:
         left, right = site.factors
         return left.detach() * site.scaling, right.detach(), site.input_shape
     left, right = pair.plain()
-    return left.to(pair.like), right.to(pair.like), pair.input_shape
+    return left.to(pair.like.dtype), right.to(pair.like.dtype), pair.input_shape
 
 
 def others(model: nn.Module, adapter: str, start: str) -> dict[str, Tensor]:

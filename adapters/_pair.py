@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters._sites import Site
+from linalg import InputError
 from optimizers import SLOT
 from parameterizations import Parameterization, Params, Step
 
@@ -34,13 +35,17 @@ class Tensors(nn.Module):
             if name in method.frozen:
                 self.register_buffer(name, tensor)
             else:
-                self.register_parameter(name, nn.Parameter(tensor))
+                self.register_parameter(name, nn.Parameter(tensor.contiguous()))
         self.mark()
 
     def mark(self) -> None:
         """Let the parameters know whose they are; again where others have been put in their place."""
         for name, tensor in self.named_parameters(recurse=False):
             setattr(tensor, SLOT, (self, name))
+
+    def loaded(self, layer: nn.Module, keys: Any) -> None:
+        """A state may have been put in the parameters' place (`assign=True`)."""
+        self.mark()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # of a copy of the model, whose parameters have lost their marks
@@ -52,7 +57,7 @@ class Tensors(nn.Module):
 
     def tensors(self) -> Params:
         """The same, detached."""
-        return {name: tensor.detach() for name, tensor in self.live().items()}
+        return {name: whole(tensor.detach()) for name, tensor in self.live().items()}
 
     @property
     def scale(self) -> float:
@@ -154,8 +159,26 @@ class Pair(Tensors):
 
     def hold(self, layer: nn.Module, args: Any) -> None:
         """Compute A and B once for the forward pass that begins."""
-        if not torch.compiler.is_compiling() and self.site.active:  # the compiler merges what is computed twice
-            self._held = self.compute()
+        if torch.compiler.is_compiling() or not self.site.active:
+            return  # the compiler merges what is computed twice
+        self.check_marks()
+        self._held = self.compute()
+
+    def check_marks(self) -> None:
+        """Where others have taken the parameters' place, no optimizer's step finds the way to the pair.
+
+        Raises:
+            InputError: where the method has something to do there.
+        """
+        method = self.method
+        works = method.penalizes or method.directs or method.rates or hasattr(method, "perturbation")
+        if not works and type(method).after_step is Parameterization.after_step:
+            return
+        if not all(hasattr(tensor, SLOT) for tensor in self.source.parameters(recurse=False)):
+            raise InputError(
+                f"{self.site.name}: {type(method).__name__} works around the optimizer's step, and others have taken its tensors' "
+                "place, as FSDP's shards do; use DistributedDataParallel, or a method that does nothing there, as lora and op_lora"
+            )
 
     def release(self, layer: nn.Module, args: Any, output: Any) -> None:
         """The forward pass is over."""
@@ -163,7 +186,7 @@ class Pair(Tensors):
 
     def perturb(self, layer: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         """Train on a perturbed weight, for methods that have a `perturbation`; the same one wherever a step goes forward again."""
-        if not (layer.training and torch.is_grad_enabled() and self.site.active):
+        if not (layer.training and self.site.active):
             return None
         with torch.no_grad():
             left, right = self.factors()
@@ -207,12 +230,18 @@ class Pair(Tensors):
     def shown(self) -> tuple[Tensor, Tensor]:
         """left and right of all that was learned, as the layer's own scale multiplies them."""
         left, right = self.plain(trimmed=False)
-        return (left / self.site.scaling).to(self.like), right.to(self.like)
+        place: Any = {"dtype": self.like.dtype, "device": self.like.device}
+        return (left / self.site.scaling).to(**place), right.to(**place, copy=True)
 
 
 def alone(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """The factors of one layer, where they come as those of a stack of one."""
     return (left, right) if left.ndim == 2 else (left[0], right[0])
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor of which FSDP may keep but a shard here."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def compressed(change: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:

@@ -122,6 +122,11 @@ class Site:
             raise InputError(f"{self.name}: its weight is quantised, or in groups, and this method has to read it as a matrix")
         return weight.mT if self.base_is_transposed else weight.flatten(1)
 
+    def original_base(self, matrix: Tensor) -> Tensor:
+        """A matrix in the shape and precision of the base."""
+        weight = self.base
+        return (matrix.mT if self.base_is_transposed else matrix).reshape(weight.shape).to(weight.dtype).contiguous()
+
     @torch.no_grad()
     def set_base(self, matrix: Tensor) -> None:
         weight = self.base

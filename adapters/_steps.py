@@ -29,12 +29,29 @@ def pairs_of(optimizer: torch.optim.Optimizer) -> dict[Tensors, float]:
         for tensor in group["params"]:
             slot = getattr(tensor, SLOT, None)
             if slot is not None and tensor.grad is not None:
-                found.setdefault(slot[0], float(group["lr"]))
+                found.setdefault(slot[0], float(group.get("lr") or 0.0))
     return found
 
 
+def before(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+    """Have `prepare` run on the step's gradients: those that are there, or those that the step's closure will make."""
+    closure = args[1] if len(args) > 1 else kwargs.get("closure")
+    if closure is None:
+        prepare(optimizer)
+        return None
+
+    def evaluate() -> Any:
+        loss = closure()
+        prepare(optimizer)
+        return loss
+
+    if len(args) > 1:
+        return (args[0], evaluate, *args[2:]), kwargs
+    return args, {**kwargs, "closure": evaluate}
+
+
 @torch.no_grad()
-def before(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+def prepare(optimizer: torch.optim.Optimizer) -> None:
     """Add the penalties' gradients, and turn the gradients into what the rule is to follow."""
     for pair, lr in pairs_of(optimizer).items():
         pair.at.lr = lr

@@ -109,13 +109,14 @@ class Run:
 
         self.contestant, self.device = contestant, device
         self.batch = batch(size, device)
-        pairs = {"lora_alpha": contestant.rank, "target_modules": TARGETS}
+        pairs: dict[str, Any] = {"lora_alpha": contestant.rank, "target_modules": TARGETS}
+        config: LoraConfig
         if contestant.parameterization is None and contestant.options:
-            schedule = {"total_step": PRUNING_STEPS, "tinit": 0, "tfinal": PRUNING_STEPS // 2}
+            schedule: dict[str, Any] = {"total_step": PRUNING_STEPS, "tinit": 0, "tfinal": PRUNING_STEPS // 2}
             config = AdaLoraConfig(**contestant.options, **schedule, **pairs)
         else:
             config = LoraConfig(r=contestant.rank, **pairs)
-        self.model = get_peft_model(llama(size).to(device), config)
+        self.model: Any = get_peft_model(llama(size).to(device), config)
         started = perf_counter()
         if contestant.parameterization is not None:
             attach(self.model, contestant.parameterization, batch=self.batch, steps=PRUNING_STEPS, **contestant.options)
@@ -247,7 +248,7 @@ def show(found: pd.DataFrame, size: Size, console: Console | None = None) -> Non
     """The table for reading."""
     console = console or Console()
     if not console.is_terminal:
-        console.width = max(console.width, 132)
+        console.width = max(console.width, 150)
     model = f"{size.layers} layers of width {size.hidden}, {size.rows} x {size.length} tokens, rank {RANK} on q, k, v, o"
     printed = Table(
         title=f"A training step: {model}",

@@ -512,6 +512,8 @@ def test_gradients_with_recomputed_activations_are_those_without(method, reentra
     recomputing(model, reentrant)
     for each in (model, other):
         each.train().zero_grad()
+        for pair in attached(each):
+            pair.at.step = 15  # late in the run, where Flat-LoRA's perturbation is large
         of_tokens(each, ROWS).backward()
     for one, same in zip(trainable(model), trainable(other), strict=True):
         assert same.grad.abs().max() > 0
