@@ -9,7 +9,7 @@ BENCH = $(RUN) -m bench
 LAUNCHER ?= hydra/launcher=joblib
 ARGS ?=
 
-.PHONY: help bench test test-full sweep plots perf table report claims check format catalogue wheel clean
+.PHONY: help bench test test-full sweep plots perf perf-adapters table report claims check format catalogue wheel clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -37,6 +37,9 @@ DEVICE ?= cpu
 device ?= $(DEVICE)
 perf: $(VENV)/.perf ## the engine's speed beside a plain torch loop and JAX (ARGS=--quick for a minute, device=cuda for a GPU)
 	$(RUN) -m bench.perf --device $(device) $(ARGS)
+
+perf-adapters: $(VENV)/.dev ## a training step of adapters in a transformer beside plain LoRA (ARGS=--quick for half a minute)
+	$(RUN) -m bench.perf.adapters --device $(device) $(ARGS)
 
 table: $(VENV)/.bench ## print the latest sweep's winners again
 	$(BENCH) table $(ARGS)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from adapters._sites import Site
 from linalg import InputError
-from optimizers import SLOT
+from optimizers import SLOT, TangentRule
 from parameterizations import Parameterization, Params, Step
 
 Precondition = Callable[..., tuple[Tensor, Tensor]]
@@ -30,7 +30,7 @@ class Tensors(nn.Module):
         self.names = list(tensors)
         self.started: Params = {}  # tensors with a rate of their own, as they were before the optimizer's step
         self.precondition: Precondition | None = None
-        self.tangent = False
+        self.tangent: TangentRule | None = None
         for name, tensor in tensors.items():
             if name in method.frozen:
                 self.register_buffer(name, tensor)
@@ -132,8 +132,9 @@ class Pair(Tensors):
     def factors(self) -> tuple[Tensor, Tensor]:
         """left (m, k) and right (k, n), differentiable: the layer's update is scaling · left @ right."""
         tensors, precondition = self.live(), self.source.precondition
-        if self.tangent:
-            return Tangent.apply(tensors["left"], tensors["core"], tensors["right"])
+        if self.tangent is not None:
+            by = Tangent if self.tangent.moves_bases(self.at.step) else Core
+            return by.apply(tensors["left"], tensors["core"], tensors["right"])
         if self.method.splits:
             right, left = self.method.export(tensors)
             return left, right
@@ -295,3 +296,19 @@ class Tangent(torch.autograd.Function):
         rank = left.shape[1]
         along = grad_tall[:, :rank]
         return along, left.mT @ along, grad_wide[rank:]
+
+
+class Core(torch.autograd.Function):
+    """U S Vᵀ as [U S] [Vᵀ], whose way back gives Uᵀ G V alone."""
+
+    @staticmethod
+    def forward(ctx, left, core, right):
+        ctx.save_for_backward(left)
+        right = right.view_as(right)
+        ctx.mark_non_differentiable(right)
+        return left @ core, right
+
+    @staticmethod
+    def backward(ctx, grad_left, _):
+        (left,) = ctx.saved_tensors
+        return None, left.mT @ grad_left, None

@@ -21,7 +21,8 @@ def report(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, *, 
 
     Columns: `method`; `training`, numbers that train; `frozen`, numbers that the method keeps beside them; `inference`, numbers of
     the plain A and B that remain; `rank` of those; `state_bytes` that the optimizer keeps for them, where one is given and
-    has stepped.
+    has stepped; `kept_bytes`, what stays beside all of these: what the method freezes or remembers, and the copy of a weight
+    that it has merged into.
     """
     rows = []
     for site in sites(model, adapter):
@@ -29,11 +30,14 @@ def report(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, *, 
         if pair is None:
             left, right = site.factors
             parameters = list(site.stored)
-            frozen, method = 0, "LoRA"
+            frozen, kept, method = 0, 0, "LoRA"
         else:
             left, right = pair.plain()
             parameters = list(pair.parameters())
             frozen, method = sum(tensor.numel() for tensor in pair.buffers()), type(pair.method).__name__
+            beside = [*pair.buffers(), *(pair.at.memory.values() if pair.source is pair else ())]
+            beside += [] if pair.original is None else [pair.original]
+            kept = sum(tensor.numel() * tensor.element_size() for tensor in beside)
         row = {
             "layer": plain_name(site.name),
             "method": method,
@@ -41,6 +45,7 @@ def report(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, *, 
             "frozen": frozen,
             "inference": left.numel() + right.numel(),
             "rank": left.shape[1],
+            "kept_bytes": kept,
         }
         if optimizer is not None:
             row["state_bytes"] = state_bytes(optimizer, parameters)

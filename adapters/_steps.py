@@ -1,7 +1,7 @@
 """What parameterizations do around an optimizer's step, whatever optimizer it is: penalties, projections, rates of their own,
 resampling, merging and truncation. It hangs on the hooks that torch calls before and after every `Optimizer.step`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -53,16 +53,14 @@ def before(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> tuple[An
 @torch.no_grad()
 def prepare(optimizer: torch.optim.Optimizer) -> None:
     """Add the penalties' gradients, and turn the gradients into what the rule is to follow."""
-    for pair, lr in pairs_of(optimizer).items():
+    pairs = pairs_of(optimizer)
+    penalize([pair for pair in pairs if pair.method.penalizes])
+    for pair, lr in pairs.items():
         pair.at.lr = lr
-        method = pair.method
-        if method.penalizes:
-            penalize(pair)
-        grads = gradients(pair)
-        if method.directs:
-            method.direct(pair.tensors(), grads, pair.at)
+        if pair.method.directs:
+            pair.method.direct(pair.tensors(), gradients(pair), pair.at)
         if not isinstance(optimizer, RuleOptimizer):
-            pair.started = {name: getattr(pair, name).detach().clone() for name in method.rates if name in grads}
+            pair.started = {name: getattr(pair, name).detach().clone() for name in pair.method.rates if name in pair.names}
 
 
 @torch.no_grad()
@@ -93,16 +91,19 @@ def gradients(pair: Tensors) -> Params:
     return found
 
 
-def penalize(pair: Tensors) -> None:
-    """Add the penalty's gradients to those of the loss."""
+def penalize(pairs: Sequence[Tensors]) -> None:
+    """Add the penalties' gradients to those of the loss."""
+    leaves = [{name: tensor.detach().requires_grad_() for name, tensor in pair.named_parameters(recurse=False)} for pair in pairs]
     with torch.enable_grad():
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in pair.named_parameters(recurse=False)}
-        penalty = pair.method.penalty(pair.tensors() | leaves)
-        assert penalty is not None
-        found = torch.autograd.grad(penalty.sum(), list(leaves.values()), allow_unused=True)
-    for place, gradient in zip(gradients(pair).values(), found, strict=True):
-        if gradient is not None:
-            place.add_(gradient)
+        terms = [pair.method.penalty(pair.tensors() | own) for pair, own in zip(pairs, leaves, strict=True)]
+        total = sum(term.sum() for term in terms if term is not None)
+    if isinstance(total, Tensor):
+        inputs = [leaf for own in leaves for leaf in own.values()]
+        found = torch.autograd.grad(total, inputs, allow_unused=True)
+        places = [place for pair in pairs for place in gradients(pair).values()]
+        for place, gradient in zip(places, found, strict=True):
+            if gradient is not None:
+                place.add_(gradient)
 
 
 def finish(pairs: list[Tensors], optimizer: torch.optim.Optimizer) -> None:

@@ -3,6 +3,7 @@
 Every module here without a leading underscore holds one frozen dataclass and is found by walking the folder.
 """
 
+from optimizers._manifold import TangentRule
 from optimizers._optimizer import Optimizer
 from optimizers._schedule import SCHEDULES, check_schedule, schedule_factor
 from optimizers._state import State
@@ -67,6 +68,7 @@ __all__ = [
     "ScaledGD",
     "Shampoo",
     "State",
+    "TangentRule",
     "Torch",
     "check_schedule",
     "schedule_factor",

@@ -19,6 +19,10 @@ class TangentRule(Optimizer):
 
     tangent = True
 
+    def moves_bases(self, step: int) -> bool:
+        """Whether a step follows G V and Uᵀ G; else Uᵀ G V, the gradient by S, is all that it looks at."""
+        return True
+
     def supports(self, parameterization: Parameterization) -> str | None:
         if type(parameterization).record_tangent is Parameterization.record_tangent:
             return "it moves orthonormal factors along the manifold of matrices of low rank: those of svd"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from linalg import InputError
 from linalg.checks import check, check_number
 from linalg.random import generator
+from optimizers._manifold import TangentRule
 from optimizers._optimizer import Optimizer
 from optimizers._pair import PairRule
 from optimizers._state import State
@@ -27,7 +28,7 @@ class Holder(Protocol):
     method: Parameterization
     at: Step
     precondition: Any
-    tangent: bool
+    tangent: TangentRule | None
 
     @property
     def scale(self) -> float: ...
@@ -143,7 +144,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         )
         if self.rule.preconditions and method.pair == "predicted":
             holder.precondition = self.rule.precondition
-        holder.tangent = self.rule.tangent
+        holder.tangent = self.rule if isinstance(self.rule, TangentRule) else None
         return Unit(tensors, self.rule, holder.at, method.rates, holder.scale, holder)
 
     def _of_lora(self, layer: str, sides: dict[str, tuple[str, nn.Parameter]]) -> Unit | None:

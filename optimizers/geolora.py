@@ -64,6 +64,9 @@ class GeoLoRA(TangentRule):
         kept = {moment: torch.zeros_like(params["core"]) for moment in moments}
         return State({name: dict(kept) if name == "core" else {} for name in params}, rates, scale)
 
+    def moves_bases(self, step: int) -> bool:
+        return step % (self.coefficient_steps + 1) == 0
+
     @torch.no_grad()
     def update(self, params, grads, state, lr, step):
         self.update_together([(params, grads, state, lr, step)])
@@ -101,10 +104,12 @@ class GeoLoRA(TangentRule):
 
     def within(self, factors: Factors, rank: Tensor, most: Tensor, room: int) -> Factors:
         """The augmented factors as they are where there is room for them, else the best that there is room for."""
-        turned_left, values, turned_right = retract(factors)
-        best = cut(turned_left, torch.diag_embed(values), turned_right, most, room)
         whole = cut(*factors, most, room)
         fits = (2 * rank <= room)[..., None, None]
+        if fits.all():
+            return whole
+        turned_left, values, turned_right = retract(factors)
+        best = cut(turned_left, torch.diag_embed(values), turned_right, most, room)
         return whole[0].where(fits, best[0]), whole[1].where(fits, best[1]), whole[2].where(fits, best[2])
 
     def kept(self, values: Tensor, most: Tensor, stack: bool) -> Tensor:

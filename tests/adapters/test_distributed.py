@@ -76,7 +76,8 @@ def ending(model):
         name = pair.site.name
         found |= {f"{name}/{key}": whole(tensor) for key, tensor in pair.tensors().items()}
         found |= {
-            f"{name}/{key}/gradient": whole(tensor.grad) for key, tensor in pair.named_parameters() if tensor.grad is not None
+            f"{name}/{key}/gradient": whole(torch.zeros_like(tensor) if tensor.grad is None else tensor.grad)
+            for key, tensor in pair.named_parameters()
         }
         found[f"{name}/base"] = whole(pair.site.base.detach()).clone()
         found[f"{name}/step"] = torch.tensor(pair.at.step)

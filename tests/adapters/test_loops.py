@@ -214,7 +214,7 @@ def test_two_accumulated_batches_are_one_of_twice_the_size(method, optimizer, mo
 
     penalties = []
     penalize = _steps.penalize
-    monkeypatch.setattr(_steps, "penalize", lambda pair: penalties.append(pair) or penalize(pair))
+    monkeypatch.setattr(_steps, "penalize", lambda pairs: penalties.extend(pairs) or penalize(pairs))
     accelerator = Accelerator(gradient_accumulation_steps=2, cpu=True)
     model, other = perceptron(method), perceptron(method)
     data = torch.utils.data.DataLoader(list(zip(*map(list, next(examples(16))), strict=True)), batch_size=4)
@@ -436,7 +436,8 @@ def test_autocast_leaves_predicted_factors_in_float32(method, precision):
     losses = torch.tensor(plain_loop(model, make(model), cast, batches))
     wanted = torch.tensor(plain_loop(other, make(other), of_tokens, batches))
     assert found == {torch.float32}
-    assert all(tensor.grad.dtype == torch.float32 for tensor in trainable(model))
+    grads = [tensor.grad for tensor in trainable(model) if tensor.grad is not None]  # GeoLoRA's bases have none on most steps
+    assert {grad.dtype for grad in grads} == {torch.float32}
     assert (losses != wanted).any()  # else nothing was cast
     torch.testing.assert_close(losses, wanted, rtol=1e-2, atol=0.0)
     with torch.autocast("cpu", dtype=HALVES[precision]):
@@ -513,7 +514,7 @@ def test_gradients_with_recomputed_activations_are_those_without(method, reentra
     for each in (model, other):
         each.train().zero_grad()
         for pair in attached(each):
-            pair.at.step = 15  # late in the run, where Flat-LoRA's perturbation is large
+            pair.at.step = 11  # of GeoLoRA an augmentation; late in the run, where Flat-LoRA's perturbation is large
         of_tokens(each, ROWS).backward()
     for one, same in zip(trainable(model), trainable(other), strict=True):
         assert same.grad.abs().max() > 0
