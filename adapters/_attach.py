@@ -1,6 +1,7 @@
 """Put a parameterization behind the LoRA pairs of a model, and take it off again."""
 
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
@@ -63,6 +64,9 @@ def attach(
         if pair_of(site) is not None:
             raise InputError(f"{site.name}: has a parameterization attached already; bake or detach it first")
     methods = {site.name: of_rank(parameterization, options, site) for site in chosen}
+    cautions = [f"{site.name}: {said}" for site in chosen if (said := methods[site.name].caution(site.shape))]
+    if cautions:
+        warnings.warn(cautions[0] if len(cautions) == 1 else f"{cautions[0]} (and {len(cautions) - 1} more layers)", stacklevel=2)
     check_weights(model, chosen, next(iter(methods.values())))
     stacked = [site for site in chosen if "layers" in methods[site.name].needs]
     made = [each for stack in stacks(stacked) for each in share(stack, methods[stack[0].name], seed, steps)]

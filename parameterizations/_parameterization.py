@@ -157,6 +157,10 @@ class Parameterization:
         """The highest rank that the update can have: what the best reachable loss is computed for."""
         return int(min(*shape, getattr(self, "rank", min(shape))))
 
+    def caution(self, shape: tuple[int, int]) -> str | None:
+        """What to know before a weight (m, n) is trained with these hyperparameters, or None."""
+        return None
+
     def penalty(self, params: Mapping[str, Tensor]) -> Tensor | None:
         """(...,), or with more dimensions, which are summed: what training adds to the loss; its gradient is taken by autograd.
         Measures do not have it."""

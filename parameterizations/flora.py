@@ -53,6 +53,15 @@ class Flora(Merging):
             "base": torch.zeros(shape, dtype=torch.float64) if base is None else base,
         }
 
+    def caution(self, shape):
+        least = math.log(1 + (shape[1] + 1) / self.rank) / (2 * math.log(1 / 0.9))
+        if self.momentum == "reset" or not 0 < self.interval <= least:
+            return None
+        return (
+            f"interval={self.interval}: a carried momentum of 0.9 grows without bound at {shape[1]} columns; "
+            f'give interval={math.floor(least) + 1} or more, or momentum="reset"'
+        )
+
     @property
     def frozen(self):
         return ("base", "right")

@@ -80,6 +80,15 @@ def test_a_tied_weight_is_not_merged_into():
         adapters.attach(tied, "flora")
 
 
+@pytest.mark.parametrize(("interval", "momentum", "warned"), [(3, "carry", True), (3, "reset", False), (12, "carry", False)])
+def test_an_interval_at_which_carried_momentum_grows_is_said(interval, momentum, warned, recwarn):
+    """For 6 columns and rank 2 the bound is ln(4.5) / (2 ln(1 / 0.9)) = 7.1 steps; for 5, 6.6."""
+    adapters.attach(model(), "flora", interval=interval, momentum=momentum)
+    said = [str(each.message) for each in recwarn if "carried momentum" in str(each.message)]
+    assert len(said) == warned
+    assert not said or said[0].startswith("0: interval=3") and "give interval=8 or more" in said[0] and "1 more layers" in said[0]
+
+
 def test_what_fails_leaves_a_model_as_it_was():
     torch.manual_seed(0)
     uneven = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3))
