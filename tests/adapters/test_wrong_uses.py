@@ -86,7 +86,7 @@ def test_an_interval_at_which_carried_momentum_grows_is_said(interval, momentum,
     adapters.attach(model(), "flora", interval=interval, momentum=momentum)
     said = [str(each.message) for each in recwarn if "carried momentum" in str(each.message)]
     assert len(said) == warned
-    assert not said or said[0].startswith("0: interval=3") and "give interval=8 or more" in said[0] and "1 more layers" in said[0]
+    assert not said or (said[0].startswith("0: interval=3") and "give interval=8 or more" in said[0] and "1 more layers" in said[0])
 
 
 def test_what_fails_leaves_a_model_as_it_was():
