@@ -108,7 +108,8 @@ def test_a_packed_store_answers_what_the_store_answers(store, tmp_path):
         assert packed.config(key) == store.config(key)
         assert packed.summary(key) == store.summary(key)
         assert packed.provenance(key) == store.provenance(key)
-        assert packed.load(key, "lanes").astype(object).equals(store.load(key, "lanes").astype(object))
+        lanes = store.load(key, "lanes").astype(object)
+        assert packed.load(key, "lanes").astype(object)[list(lanes)].equals(lanes)
     curves = store.load(store.keys()[0], "curves")
     kept = packed.load(store.keys()[0], "curves")
     assert len(kept) == (curves["role"] == "report").sum() > 0
