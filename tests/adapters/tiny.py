@@ -134,7 +134,7 @@ def captioned(model: nn.Module) -> Tensor:
 
 MODELS: dict[str, Case] = {
     "llama": (llama, ["q_proj", "down_proj", "embed_tokens"], language),
-    "bert": (bert, ["query", "value"], classes),
+    "bert": (bert, ["query", "value", "intermediate.dense", "output.dense"], classes),
     "t5": (t5, ["q", "wo"], language),
     "vit": (vit, ["q_proj", "v_proj"], images),
     "unet": (unet, ["to_q", "to_out.0", "conv1"], denoised),
