@@ -1,11 +1,7 @@
-"""What each method loses on its way out of a model and back: `python tests/adapters/table.py` prints the table of docs/adapters.md."""
+"""What each method loses on its way out of a model and back: `python tests/adapters/table.py` prints the docs' table."""
 
-import sys
 import tempfile
 import warnings
-from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).parents[2])]
 
 import torch
 from peft import LoraConfig, PeftModel
