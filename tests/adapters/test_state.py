@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tiny import CASES
+from tiny import CASES, train
 from torch import nn
 
 import adapters
@@ -30,14 +30,7 @@ def fresh(case, seed=0):
 
 
 def run(model, optimizer, steps):
-    losses = []
-    for _ in range(steps):
-        optimizer.zero_grad()
-        value = loss(model)
-        value.backward()
-        optimizer.step()
-        losses.append(value.item())
-    return losses
+    return train(model, optimizer, loss, steps)
 
 
 def own(model, kind):
