@@ -4,12 +4,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from scipy.sparse.linalg import svds
 from torch import Tensor
 
 from linalg import InputError
 from linalg.checks import check, check_integer, check_number
+from linalg.random import gaussian
 from parameterizations._parameterization import Gradient, Parameterization
 from parameterizations.deep import Deep
+
+LARGE = 512  # sides from which on a few singular vectors come sooner without the others
 
 
 @dataclass(frozen=True)
@@ -78,11 +82,21 @@ def _compress(gradient: Tensor, q: Tensor, half: int) -> tuple[Tensor, Tensor, T
     Returns left (m, p), core (p, 2 half) and right (n, 2 half): left and right with orthonormal columns, left @ core = q @ right.
     p is 2 half for a square gradient, min(3 half, m) for a tall one.
     """
-    u, _, vt = torch.linalg.svd(gradient, full_matrices=False)
-    u, v = u[:, :half], vt[:half].mT
+    u, v = _leading(gradient, half)
     right = torch.linalg.qr(torch.cat([v, q.mT @ u], dim=1)).Q
     image = q @ right
     if gradient.shape[0] == gradient.shape[1]:
         return image, torch.eye(2 * half, dtype=gradient.dtype), right
     left = torch.linalg.qr(torch.cat([image, u], dim=1)).Q  # its first columns are the image's, up to sign
     return left, left.mT @ image, right
+
+
+def _leading(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The first left and right singular vectors (m, count) and (n, count); of a large matrix by Lanczos' method, to rounding."""
+    if min(matrix.shape) < LARGE or 16 * count > min(matrix.shape) or not (matrix.any() and matrix.isfinite().all()):
+        u, _, vt = torch.linalg.svd(matrix, full_matrices=False)
+        return u[:, :count], vt[:count].mT
+    start = gaussian(min(matrix.shape), generator=torch.Generator().manual_seed(0)).numpy()  # of the search, the same every time
+    u, values, vt = svds(matrix.numpy(), k=count, v0=start)
+    order = values.argsort()[::-1].copy()
+    return torch.from_numpy(u[:, order].copy()), torch.from_numpy(vt[order].copy()).mT

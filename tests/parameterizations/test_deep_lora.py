@@ -290,3 +290,27 @@ def test_deep_lora_has_one_percent_more_parameters_than_lora_at_its_width():
 def test_an_option_out_of_range_is_refused_by_name(build, named):
     with pytest.raises(InputError, match=named):
         build()
+
+
+@pytest.mark.parametrize("shape", [(600, 530), (530, 600), (520, 520)])
+def test_a_large_gradients_leading_vectors_are_those_of_its_whole_decomposition(shape):
+    """By the span of `right` (or of `left` of a wide weight), from a decomposition written out here."""
+    (m, n), rank = shape, 6
+    gradient = gaussian(m, n, seed=1)
+    method = DeepLoRA(rank=rank)
+    params = method.init(shape, generator=seeded(), dtype=torch.float64, gradient=lambda weight: gradient)
+    start = Deep(method.depth, method.scale).init(shape, generator=seeded(), dtype=torch.float64)
+    q = Deep(method.depth, method.scale).weight(start).update() / method.scale**method.depth
+    u, _, vt = torch.linalg.svd(gradient, full_matrices=False)
+    u, v = u[:, : rank // 2], vt[: rank // 2].mT
+    narrow = torch.cat([v, q.mT @ u], 1) if m >= n else torch.cat([u, q @ v], 1)
+    basis = torch.linalg.qr(narrow).Q
+    found = params["right"].mT if m >= n else params["left"]
+    torch.testing.assert_close(found @ found.mT, basis @ basis.mT, rtol=0, atol=1e-10)
+    again = method.init(shape, generator=seeded(), dtype=torch.float64, gradient=lambda weight: gradient)
+    assert all(torch.equal(tensor, again[name]) for name, tensor in params.items())
+
+
+def test_a_large_gradient_of_zero_still_starts():
+    params = DeepLoRA(rank=4).init((520, 520), generator=seeded(), gradient=torch.zeros_like)
+    assert all(tensor.isfinite().all() for tensor in params.values())
