@@ -4,7 +4,8 @@
 them plain LoRA again, `export` writes a file that peft, diffusers and inference servers load, `save` and `load` keep training.
 """
 
-from adapters._attach import attach, bake, detach
+from adapters._attach import attach
+from adapters._bake import bake, detach
 from adapters._export import export
 from adapters._report import report, trainable_parameters
 from adapters._run_lora import runlora

@@ -1,6 +1,5 @@
-"""Put a parameterization behind the LoRA pairs of a model, and take it off again."""
+"""Put a parameterization behind the LoRA pairs of a model."""
 
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -9,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 
 from adapters import _steps
+from adapters._config import describe, matcher
 from adapters._gradients import Loss, first_gradients
-from adapters._names import Names
-from adapters._pair import Other, Pair, Shared
+from adapters._install import install, pair_of
+from adapters._pair import Pair, Shared
 from adapters._sites import Site, layers, sites
 from linalg import InputError
 from linalg.checks import check, check_integer
@@ -225,180 +224,3 @@ def share(stack: Sequence[Site], method: Parameterization, seed: int, steps: int
     at = Step(steps=steps, generators=[generator(seed, f"steps {stack[0].name}")])
     shared = Shared(method, tensors, own, stack, at)
     return [(site, Pair(method, {}, site, at, (shared, i))) for i, site in enumerate(stack)]
-
-
-def install(site: Site, pair: Pair, config: Any = None) -> None:
-    """Make a pair the parametrization of a site's A and B."""
-    (a, a_name), (b, b_name) = site.holders
-    trains = site.stored[0].requires_grad
-    register_parametrization(a, a_name, pair, unsafe=True)
-    register_parametrization(b, b_name, Other(pair), unsafe=True)
-    pair.requires_grad_(trains)
-    pair.hooks.append(site.layer.register_forward_pre_hook(pair.hold))
-    if hasattr(pair.method, "perturbation"):
-        pair.hooks.append(site.layer.register_forward_hook(pair.perturb))
-    pair.hooks.append(site.layer.register_forward_hook(pair.release, always_call=True))
-    if site.kind == "embedding" and hasattr(site.layer, "adapter_layer_names"):
-        # peft switches what trains through these; it takes A and B of an embedding for tensors without anything behind them
-        site.layer.low_rank_pairs = {**getattr(site.layer, "low_rank_pairs", {}), site.adapter: pair}
-        if "low_rank_pairs" not in site.layer.adapter_layer_names:
-            site.layer.adapter_layer_names = (*site.layer.adapter_layer_names, "low_rank_pairs")
-    names = Names(pair, config, plain_name(site.name))
-    pair.hooks.append(site.layer.register_state_dict_post_hook(partial(names.write)))
-    pair.hooks.append(site.layer.register_load_state_dict_pre_hook(partial(names.read)))
-    pair.hooks.append(site.layer.register_load_state_dict_post_hook(pair.loaded))
-
-
-def pair_of(site: Site) -> Pair | None:
-    """What is attached at a site."""
-    (module, name), _ = site.holders
-    parametrizations = getattr(module, "parametrizations", {})
-    if name not in parametrizations:
-        return None
-    found = parametrizations[name][0]
-    return found if isinstance(found, Pair) else None
-
-
-def attached(model: nn.Module, adapter: str = "default") -> list[Pair]:
-    """Every pair that is attached to an adapter of a model.
-
-    Raises:
-        InputError: where there is none.
-    """
-    found = [pair for site in sites(model, adapter) if (pair := pair_of(site)) is not None]
-    if not found:
-        raise InputError(f"model: nothing is attached to its adapter {adapter!r}")
-    return found
-
-
-def remove(pair: Pair, left: Tensor, right: Tensor, scaling: float) -> None:
-    """Take a pair off, and leave plain factors in its place."""
-    site = pair.site
-    for hook in pair.hooks:
-        hook.remove()
-    trains = any(tensor.requires_grad for tensor in pair.source.parameters())
-    if site.adapter in getattr(site.layer, "low_rank_pairs", {}):
-        site.layer.low_rank_pairs = {name: each for name, each in site.layer.low_rank_pairs.items() if name != site.adapter}
-    left, right = left.to(pair.like), right.to(pair.like)
-    tensors = site.reshaped(left, right, pair.input_shape)
-    pair.values = lambda: tensors  # type: ignore[method-assign]  # what the removal leaves
-    for module, name in site.holders:
-        remove_parametrizations(module, name)
-    site.set(left, right, scaling)
-    for tensor in site.stored:
-        tensor.requires_grad_(trains)
-
-
-@torch.no_grad()
-def bake(model: nn.Module, adapter: str = "default") -> nn.Module:
-    """Make a model's adapter plain LoRA again: A and B as the parameterization gives them, with the scale in B.
-
-    Every layer's rank is then that of what it learned, its scale 1. Where a method has merged into the base, the base is restored
-    and A and B hold the whole change. An optimizer that was made before knows nothing of the new tensors.
-
-    Returns:
-        The model.
-
-    Raises:
-        InputError: where nothing is attached.
-    """
-    pairs = attached(model, adapter)
-    for pair in pairs:
-        left, right = pair.plain()
-        restore(pair)
-        remove(pair, left, right, 1.0)
-    describe(model, adapter)
-    return model
-
-
-@torch.no_grad()
-def detach(model: nn.Module, adapter: str = "default", *, keep: bool = False) -> nn.Module:
-    """Take a parameterization off; the adapter's A and B are then as LoRA starts, B = 0.
-
-    Args:
-        keep: whether what was merged into the base stays there (Flora, ReLoRA); else the base is restored to the last bit.
-
-    Returns:
-        The model.
-
-    Raises:
-        InputError: where nothing is attached.
-    """
-    for pair in attached(model, adapter):
-        if not keep:
-            restore(pair)
-        (m, n), rank, like = pair.site.shape, pair.site.rank, pair.like
-        right = torch.empty(rank, n)
-        nn.init.kaiming_uniform_(right, a=5**0.5)
-        remove(pair, torch.zeros(m, rank).to(like), right.to(like), pair.site.scaling)
-    describe(model, adapter)
-    return model
-
-
-def describe(model: nn.Module, adapter: str) -> None:
-    """Write the ranks and scales that A and B have into the model's LoraConfig, where it has one."""
-    config = getattr(model, "peft_config", {}).get(adapter)
-    if config is not None:
-        found = {plain_name(site.name): site for site in sites(model, adapter)}
-        ranks = {name: site.stored[0].shape[0] for name, site in found.items()}
-        vars(config).update(patterns(ranks, {name: site.scaling for name, site in found.items()}))
-
-
-def restore(pair: Pair) -> None:
-    """Give the base back what was merged into it."""
-    if pair.original is not None:
-        pair.site.set_base(pair.original.to(pair.site.base))
-
-
-def patterns(ranks: Mapping[str, int], scales: Mapping[str, float] | None = None) -> dict[str, Any]:
-    """What a LoraConfig has to say of layers of these ranks and scales, by their plain names; without scales they are 1."""
-    alphas = {name: rank * (1.0 if scales is None else scales[name]) for name, rank in ranks.items()}
-    kinds = [(rank, alphas[name]) for name, rank in ranks.items()]
-    most = max(dict.fromkeys(kinds), key=kinds.count)
-    others = [name for name, kind in zip(ranks, kinds, strict=True) if kind != most]
-    shadowed = [name for name in ranks if name not in others and any(name.endswith(f".{other}") for other in others)]
-    listed = sorted([*others, *shadowed], key=len, reverse=True)  # peft takes the first whose end fits
-    return {
-        "r": most[0],
-        "lora_alpha": whole(most[1]),
-        "use_rslora": False,
-        "rank_pattern": {name: ranks[name] for name in listed},
-        "alpha_pattern": {name: whole(alphas[name]) for name in listed},
-        "init_lora_weights": True,
-    }
-
-
-def whole(number: float) -> float:
-    """An integer where it is one."""
-    return int(number) if float(number).is_integer() else number
-
-
-def plain_name(name: str) -> str:
-    """A layer's name in the model that was wrapped."""
-    return name.removeprefix("base_model.model.")
-
-
-def matcher(target: str | Sequence[str], names: Sequence[str]) -> Callable[[str], bool]:
-    """Whether a layer's name matches: a pattern the whole of it, or one of several endings.
-
-    Raises:
-        InputError: where nothing does.
-    """
-    if isinstance(target, str):
-        try:
-            pattern = re.compile(target)
-        except re.error as error:
-            raise InputError(f"target={target!r}: must be a regular expression ({error})") from error
-
-        def fits(name: str) -> bool:
-            return bool(pattern.fullmatch(plain_name(name)))
-    else:
-        endings = list(target)
-
-        def fits(name: str) -> bool:
-            return any(plain_name(name) == ending or name.endswith(f".{ending}") for ending in endings)
-
-    if not any(map(fits, names)):
-        some = ", ".join(plain_name(name) for name in list(names)[:5])
-        raise InputError(f"target={target!r}: matches no layer; there are {some}{', ...' if len(names) > 5 else ''}")
-    return fits

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from adapters._attach import pair_of, patterns, plain_name
+from adapters._config import patterns, plain_name
+from adapters._install import pair_of
 from adapters._sites import Site, sites
 from linalg import InputError
 from linalg.checks import check_choice

@@ -6,7 +6,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from adapters._attach import pair_of, plain_name
+from adapters._config import plain_name
+from adapters._install import pair_of
 from adapters._sites import sites
 from optimizers import RuleOptimizer
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adapters._attach import attached, plain_name
+from adapters._config import plain_name
+from adapters._install import attached
 from adapters._pair import Pair
 from linalg import InputError
 

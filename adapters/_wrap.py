@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adapters._attach import matcher, pair_of
+from adapters._config import matcher
+from adapters._install import pair_of
 from adapters._sites import layers, sites
 from linalg import InputError
 from linalg.checks import check_integer, check_number

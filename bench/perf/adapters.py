@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from adapters import attach, trainable_parameters
-from adapters._attach import attached
+from adapters._install import attached
 from adapters._report import state_bytes
 from bench.perf import limits, table
 from bench.perf.work import clock

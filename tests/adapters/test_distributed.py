@@ -11,7 +11,7 @@ from by_hand import gaussian
 from torch import distributed, nn
 
 import adapters
-from adapters._attach import attached
+from adapters._install import attached
 from linalg import InputError
 from optimizers import Adam, GeoLoRA, ScaledGD, torch_optimizer
 

@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel
 from tiny import CASES, MODELS, llama, output, tokens, trainable, wrapped
 
 import adapters
-from adapters._attach import attached
+from adapters._install import attached
 from adapters._pair import Pair
 from optimizers import SGD, Adam, GeoLoRA, LoRARITE, ScaledGD, torch_optimizer
 

@@ -8,7 +8,7 @@ from catalogue import counted
 from tiny import METHODS, MODELS, RANK, train, wrapped
 
 import adapters
-from adapters._attach import attached
+from adapters._install import attached
 from optimizers import (
     SGD,
     Adam,

@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel
 from tiny import CASES, MODELS, output, train, trainable, wrapped
 
 import adapters
-from adapters._attach import attached
+from adapters._install import attached
 from optimizers import GeoLoRA, torch_optimizer
 
 FAST = [(model, case) for model in ("llama", "unet") for case in CASES]

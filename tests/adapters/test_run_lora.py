@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import adapters
 from adapters._run_lora import BACKWARD, FORWARD, multiplications
+from linalg import InputError
 from optimizers import SGD, torch_optimizer
 
 
@@ -76,7 +77,7 @@ def test_layers_that_it_does_not_fit_stay_as_they_are():
     peft = pytest.importorskip("peft")
     for options in ({"lora_dropout": 0.5}, {"use_dora": True}):
         config = peft.LoraConfig(r=2, target_modules=["0"], **options)
-        with pytest.raises(adapters._attach.InputError, match="no layer whose products can be reordered"):
+        with pytest.raises(InputError, match="no layer whose products can be reordered"):
             adapters.runlora(peft.get_peft_model(nn.Sequential(nn.Linear(4, 4)), config))
 
 

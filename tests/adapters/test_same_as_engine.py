@@ -9,7 +9,7 @@ from torch import nn
 
 import adapters
 import optimizers
-from adapters._attach import attached
+from adapters._install import attached
 from bench.engine import Block, Settings, initial_tensors
 from linalg import generator
 from optimizers import SGD, Adam, GeoLoRA, Optimizer, torch_optimizer

@@ -8,7 +8,7 @@ from tiny import CASES, train
 from torch import nn
 
 import adapters
-from adapters._attach import attached
+from adapters._install import attached
 from linalg import InputError
 from optimizers import SGD, Adam, GeoLoRA, torch_optimizer
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import adapters
 import optimizers
-from adapters._attach import attached
+from adapters._install import attached
 from optimizers import SGD, Adafactor, Adam, AdamW, GeoLoRA, LoRAPlus, Muon, Optimizer, RMSprop, ScaledGD, torch_optimizer
 
 RULES = {name: cls() for name, found in members(optimizers, Optimizer).items() for cls in found}
