@@ -171,3 +171,30 @@ def test_a_closure_is_called_and_its_loss_returned():
         return loss
 
     assert optimizer.step(closure).item() > closure().item()
+
+
+@pytest.mark.parametrize("rule", [ScaledGD(), optimizers.ScaledAdamW()], ids=["scaled_gd", "scaled_adamw"])
+def test_an_attached_pair_has_the_layers_scale_as_plain_lora_has(rule):
+    """The preconditioner divides by the scale's square: 1.5 here."""
+    plain, model = wrapped(), wrapped()
+    adapters.attach(model, "lora")
+    for pair in attached(model):
+        layer = plain.get_submodule(pair.site.name)
+        pair.left.data.copy_(layer.lora_B["default"].weight)
+        pair.right.data.copy_(layer.lora_A["default"].weight)
+    losses = [run(each, torch_optimizer(rule, each, lr=0.01)) for each in (plain, model)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert [unit.scale for units in torch_optimizer(rule, model, lr=0.01).units for unit in units] == [1.5, 1.5]
+
+
+def test_predicted_factors_are_preconditioned_at_the_layers_scale():
+    """The bias of a head has the gradient of what the head predicts."""
+    model = adapters.attach(wrapped(), "op_lora", hidden=4, embedding=3)
+    torch_optimizer(ScaledGD(), model, lr=0.01)
+    for pair in attached(model):
+        pair.left_head_bias.data.normal_(generator=torch.Generator().manual_seed(0))
+        left, right = (factor.detach().requires_grad_() for factor in pair.method.factors(pair.tensors()))
+        seen = torch.randn(left.shape, generator=torch.Generator().manual_seed(1)), torch.randn(right.shape)
+        torch.autograd.backward(pair.factors(), seen)
+        expected = ScaledGD().precondition(left, right, *seen, 1.5)
+        torch.testing.assert_close(pair.left_head_bias.grad, expected[0].mT.reshape(-1).detach())
