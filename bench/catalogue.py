@@ -99,6 +99,9 @@ def check_cell(problem: Problem, optimizer: Optimizer, parameterization: Paramet
         missing = [NEEDS[need] for need in entry.needs if need not in problem.provides]
         if missing:
             raise InputError(f"{axis}={name_of(entry)} cannot run on problem={name_of(problem)}: it needs {' and '.join(missing)}")
+    if reason := problem.refuses(parameterization, optimizer):
+        pair = f"parameterization={name_of(parameterization)} optimizer={name_of(optimizer)}"
+        raise InputError(f"{pair} cannot run on problem={name_of(problem)}: {reason}")
     if "clients" in parameterization.needs:
         has, needed = getattr(parameterization, "weights", problem.client_weights), problem.client_weights
         if has != needed:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,11 +54,12 @@ class LearningRates:
                 check_number("lr.values", value, above=0)
             object.__setattr__(self, "values", tuple(sorted({rounded(value) for value in values})))
 
-    def grid(self, optimizer: Optimizer) -> list[float]:
-        """The rates before any extension, rising."""
+    def grid(self, optimizer: Optimizer, span: tuple[float, float] | None = None) -> list[float]:
+        """The rates before any extension, rising; `span` takes the place of the optimizer's."""
         if self.values is not None:
             return list(self.values)
-        low, high = self.min or optimizer.span[0], self.max or optimizer.span[1]
+        least, most = span or optimizer.span
+        low, high = self.min or least, self.max or most
         if low > high:
             raise InputError(f"lr.min={low}: must be at most lr.max={high}")
         if self.count == 1:
@@ -114,14 +116,15 @@ class Cell:
         content = json.dumps([FORMAT, self.describe(), self.problem.fingerprint()], sort_keys=True)
         return "-".join([*self.names.values(), hashlib.sha256(content.encode()).hexdigest()[:12]])
 
-    def run(self, progress: Callable[[float], None] | None = None) -> "CellResult":
+    def run(self, progress: Callable[[float], None] | None = None, keep: Path | None = None) -> "CellResult":
         """Choose the learning rate on the tuning seeds, then run the reporting seeds at it.
 
         Args:
             progress: called with the share of the work that is done, as far as it can be foreseen.
+            keep: see `bench.runs.run`.
         """
         runs: dict[str, list[Run]] = {"tune": [], "report": []}
-        grid = self.lr.grid(self.optimizer)
+        grid = self.lr.grid(self.optimizer, self.problem.span(self.optimizer))
         work = self.steps * (len(grid) * len(self.tune) + len(self.report))
         done = 0.0
 
@@ -135,17 +138,19 @@ class Cell:
         inside: dict[float, float] = {}
         rates: list[float] = grid
         while rates:
-            runs["tune"].append(self._run(rates, self.tune, "none", advance))
+            runs["tune"].append(self._run(rates, self.tune, "none", advance, keep))
             lanes = runs["tune"][-1].lanes
             tried |= median_scores(lanes)
             inside |= lanes["remaining"].groupby(lanes["lr"]).median().to_dict()
             rates = self._beyond(tried, grid)
         chosen = best_rate(tried)
         if np.isfinite(tried[chosen]):
-            runs["report"].append(self._run([chosen], self.report, self.probes, advance))
+            runs["report"].append(self._run([chosen], self.report, self.probes, advance, keep))
         return CellResult.combine(runs, chosen, tried, inside)
 
-    def _run(self, rates: list[float], seeds: tuple[int, ...], probes: str, progress: Callable[[float], None]) -> Run:
+    def _run(
+        self, rates: list[float], seeds: tuple[int, ...], probes: str, progress: Callable[[float], None], keep: Path | None
+    ) -> Run:
         return run(
             self.problem,
             self.parameterization,
@@ -160,6 +165,8 @@ class Cell:
             probes=probes,
             timeout=self.timeout,
             progress=progress,
+            keep=keep,
+            tuning=seeds == self.tune,
         )
 
     def _beyond(self, tried: dict[float, float], grid: list[float]) -> list[float]:

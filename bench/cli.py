@@ -32,6 +32,7 @@ HELP = """usage: python -m bench [OVERRIDE ...]           run a sweep: any keys 
        python -m bench report                   write a sweep's report, a page that opens from disk
        python -m bench compare A B              two methods, or two folders of results, on the same seeds
        python -m bench claims [NAME ...]        settle papers' claims, write results/reference/CLAIMS.md
+       python -m bench scaled [--size small]    the tasks in real models: a tour, a study, or all of it on a GPU
        python -m bench COMMAND --help           a command's options
 
 examples:
@@ -63,6 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         "report": write_report,
         "compare": compare.main,
         "claims": settle_claims,
+        "scaled": scaled,
     }
     try:
         if arguments[:1] in (["--help"], ["-h"], ["help"]):
@@ -248,6 +250,13 @@ def settle_claims(arguments: list[str]) -> int:
     from bench.claims import _command
 
     return _command.main(arguments, lambda overrides: sweep(overrides, time.time()))
+
+
+def scaled(arguments: list[str]) -> int:
+    """Fine-tune real models by the methods of the suite."""
+    from bench import scaled as tasks
+
+    return tasks.main(arguments, lambda overrides: sweep(overrides, time.time()))
 
 
 def stored_sweep(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[str, Store, list[str]]:

@@ -29,6 +29,7 @@ class Settings:
         schedule, warmup: see `optimizers.schedule_factor`.
         dtype, device: of every tensor.
         probes: `none` (the instance's own measures alone), `basic` or `all`.
+        tuning: whether a learning rate is chosen by these lanes.
     """
 
     steps: int
@@ -37,6 +38,7 @@ class Settings:
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
     probes: str = "basic"
+    tuning: bool = False
 
 
 @dataclass
@@ -50,7 +52,8 @@ class BlockResult:
         spectra: (S, K, k) singular values of all that was learned, by step: at the end, with `all` along the way, without
             probes none.
         step_seconds, probe_seconds: wall time.
-        parameters, state_bytes: trainable numbers and optimizer state of one lane.
+        parameters, state_bytes: trainable numbers and optimizer state of one lane; in a model also the bytes of the gradients, of
+            the model, and of a step at its height beside the model.
     """
 
     steps: list[int]
@@ -61,6 +64,9 @@ class BlockResult:
     probe_seconds: float = 0.0
     parameters: int = 0
     state_bytes: int = 0
+    gradient_bytes: int | None = None
+    model_bytes: int | None = None
+    peak_bytes: int | None = None
 
 
 class Block:

@@ -48,7 +48,7 @@ def job(config: DictConfig) -> float | None:
                 post("running")
                 started, cpu_started = time.time(), time.process_time()
                 try:
-                    result = cell.run(lambda share: post("running", share=share))
+                    result = cell.run(lambda share: post("running", share=share), store.lanes(key))
                 except InputError:
                     raise
                 except Exception as error:

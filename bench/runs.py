@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from linalg import InputError
 from linalg.checks import check, check_choice, check_integer, check_number
 from optimizers import Optimizer, check_schedule
 from parameterizations import Parameterization
-from problems import Instance, Problem
+from problems import FineTuning, Instance, Problem, Task
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+COSTS = ("parameters", "state_bytes", "gradient_bytes", "model_bytes", "peak_bytes")
 TARGETS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8)  # fractions of the excess loss that steps-to-target is given for
 
 
@@ -33,7 +35,7 @@ class Run:
         spectra: a row for each lane and singular value of its update, at the end and, with all probes, on about ten steps
             on the way, with the truth's beside it.
         seconds: wall time of the steps and of the probes.
-        cost: trainable parameters and bytes of optimizer state of one lane.
+        cost: trainable parameters and bytes of optimizer state of one lane; in a model, of gradients, the model and a step, too.
     """
 
     curves: pd.DataFrame
@@ -58,6 +60,8 @@ def run(
     probes: str = "basic",
     timeout: float | None = None,
     progress: Callable[[float], None] | None = None,
+    keep: Path | None = None,
+    tuning: bool = False,
 ) -> Run:
     """Run every learning rate on every seed.
 
@@ -71,6 +75,8 @@ def run(
         probes: none, basic or all.
         timeout: seconds for all lanes, shared out equally; those that run out stop where they are and are marked `timeout`.
         progress: called with the lane-steps done since the last call.
+        tuning: whether a learning rate is chosen by these lanes; lanes of a model leave their tests out then.
+        keep: a folder where lanes of a model checkpoint, and from which they go on; others take seconds, and start again.
 
     Raises:
         InputError: where an argument is out of range or the three do not go together.
@@ -89,7 +95,23 @@ def run(
     if timeout is not None:
         check_number("timeout", timeout, above=0)
     check_cell(problem, optimizer, parameterization)
-    settings = Settings(steps, schedule, warmup, as_dtype(dtype) or problem.dtype, as_device(device), probes)
+    settings = Settings(steps, schedule, warmup, as_dtype(dtype) or problem.dtype, as_device(device), probes, tuning)
+    if isinstance(problem, FineTuning):
+        tasks = [problem.draw(seed) for seed in seeds]
+        from bench.fine_tuning import run_lanes  # it brings what adapters need, which others do without
+
+        found = run_lanes(
+            tasks,
+            parameterization,
+            optimizer,
+            seeds=seeds,
+            rates=rates,
+            settings=settings,
+            timeout=timeout,
+            progress=progress,
+            keep=keep,
+        )
+        return tabulate(found, tasks, seeds, rates, [None] * len(seeds), settings.dtype)
     instances = [problem.draw(seed, dtype=settings.dtype, device=settings.device) for seed in seeds]
     lane, seed = working_set(instances[0], parameterization, optimizer, settings)
     results: list[tuple[slice, slice, BlockResult]] = []
@@ -125,7 +147,7 @@ def as_device(device: str) -> str:
 
 def tabulate(
     results: list[tuple[slice, slice, BlockResult]],
-    instances: Sequence[Instance],
+    instances: Sequence[Instance | Task],
     seeds: Sequence[int],
     rates: Sequence[float],
     floors: Sequence[float | None],
@@ -162,7 +184,7 @@ def tabulate(
             "steps": sum(result.step_seconds for *_, result in results),
             "probes": sum(result.probe_seconds for *_, result in results),
         },
-        cost={"parameters": first.parameters, "state_bytes": first.state_bytes},
+        cost={name: number for name in COSTS if (number := getattr(first, name)) is not None},
     )
 
 
@@ -186,19 +208,19 @@ def joined(tables: list[dict[str, np.ndarray]], order: list[str]) -> pd.DataFram
 
 
 def summarize(
-    curve: dict[str, np.ndarray], status: str, instance: Instance, floor: float | None, dtype: torch.dtype
+    curve: dict[str, np.ndarray], status: str, instance: Instance | Task, floor: float | None, dtype: torch.dtype
 ) -> dict[str, object]:
     """A lane's row, from its values (p,) by name on the p probed steps.
 
     Its score is the selection measure at the end, or at its lowest along the run where that is a validation error; two
     scores below `resolution` are the same. A lane that ran out of time has none.
     """
+    curve = {name: values[~np.isnan(curve["loss"])] for name, values in curve.items()}  # where it was measured
     steps, loss, selected = curve["step"], curve["loss"], curve[instance.selection]
     measured = np.flatnonzero(~np.isnan(loss))
     diverged = status == "diverged"
-    stops_early = instance.selection != "loss"
     last = measured[-1]
-    chosen = measured[np.nanargmin(selected[measured])] if stops_early and not diverged else last
+    chosen = measured[np.nanargmin(selected[measured])] if instance.stops_early and not diverged else last
     names = [name for name in curve if name not in ("step", "loss")]
     headline = curve[instance.headline][chosen] if instance.headline in curve else np.nan
     row: dict[str, object] = {
@@ -210,7 +232,7 @@ def summarize(
         "score": np.inf if status != "ok" else selected[chosen],
         "headline": np.inf if diverged else headline,
         "remaining": np.inf if status != "ok" else remaining(selected[0], selected[chosen], instance, floor),
-        "resolution": resolution(selected[0], dtype, squared=not stops_early),
+        "resolution": resolution(selected[0], dtype, squared=instance.selection == "loss"),
         "score_step": int(steps[chosen]),
         "diverged_at": float(steps[np.isposinf(loss)][0]) if diverged else np.nan,
     }
@@ -221,7 +243,7 @@ def summarize(
     return row
 
 
-def remaining(start: float, score: float, instance: Instance, floor: float | None) -> float:
+def remaining(start: float, score: float, instance: Instance | Task, floor: float | None) -> float:
     """What a run leaves of the excess loss that it started with; of a validation loss, or the square of a validation RMSE, the
     floor is taken to be zero: nobody knows it."""
     if instance.selection != "loss":

@@ -49,6 +49,10 @@ class Store:
     def folder(self, key: str) -> Path:
         return self.runs / key
 
+    def lanes(self, key: str) -> Path:
+        """Where a cell's lanes keep where they stand, if they do; gone once the cell is finished."""
+        return self.root / "lanes" / key
+
     def done(self, key: str) -> bool:
         return (self.folder(key) / "DONE").is_file()
 
@@ -90,6 +94,7 @@ class Store:
         else:
             os.replace(folder, self.folder(key))
         (self.root / "failures" / f"{key}.json").unlink(missing_ok=True)
+        shutil.rmtree(self.lanes(key), ignore_errors=True)
 
     def save_failure(self, key: str, cell: Cell, error: BaseException) -> Path:
         """Keep the traceback apart from the results; the cell runs again next time."""

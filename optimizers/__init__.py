@@ -7,7 +7,7 @@ from optimizers._manifold import TangentRule
 from optimizers._optimizer import Optimizer
 from optimizers._schedule import SCHEDULES, check_schedule, schedule_factor
 from optimizers._state import State
-from optimizers._torch_optimizer import SLOT, RuleOptimizer, torch_optimizer
+from optimizers._torch_optimizer import SLOT, RuleOptimizer, torch_optimizer, unfit
 from optimizers.adafactor import Adafactor
 from optimizers.adagrad import Adagrad
 from optimizers.adam import Adam
@@ -73,4 +73,5 @@ __all__ = [
     "check_schedule",
     "schedule_factor",
     "torch_optimizer",
+    "unfit",
 ]

@@ -16,6 +16,8 @@ from optimizers._optimizer import Optimizer
 from optimizers._pair import PairRule
 from optimizers._state import State
 from optimizers.adamw import AdamW
+from optimizers.lora_fa import LoRAFA
+from optimizers.torch import Torch, needs_closure
 from parameterizations import LoRA, Parameterization, Params, Step
 
 Run = tuple[Params, Params, State, float, Step]
@@ -257,9 +259,16 @@ UNFIT = {
 }
 
 
+def unfit(rule: Optimizer) -> str | None:
+    """Why a rule cannot move the weights of a model, or None. `Torch` can, as the class that it names."""
+    if isinstance(rule, Torch):
+        return "it needs a closure, which a model's training loop does not give" if needs_closure(rule.target) else None
+    return UNFIT.get(type(rule).__name__)
+
+
 def needs_pairs(rule: Optimizer) -> bool:
     """Whether a rule moves nothing but pairs of factors."""
-    return isinstance(rule, PairRule) or rule.tangent
+    return isinstance(rule, (PairRule, LoRAFA)) or rule.tangent
 
 
 def as_matrix(tensor: Tensor) -> Tensor:

@@ -7,12 +7,16 @@ from problems._completion import Completion
 from problems._instance import Instance
 from problems._least_squares import LeastSquares
 from problems._problem import Problem
+from problems._task import FineTuning, Task
+from problems.causal_lm import CausalLM
 from problems.continual import Continual
 from problems.deep_matrix_completion import DeepMatrixCompletion
 from problems.federated import Federated
+from problems.few_shot_text import FewShotText
 from problems.gene_expression import GeneExpression
 from problems.hilbert import Hilbert
 from problems.ill_conditioned import IllConditioned
+from problems.image_style import ImageStyle
 from problems.inpainting import Inpainting
 from problems.lecture_ratings import LectureRatings
 from problems.linear_regression import LinearRegression
@@ -27,13 +31,17 @@ from problems.rotated_digits import RotatedDigits
 from problems.stack import Stack
 
 __all__ = [
+    "CausalLM",
     "Completion",
     "Continual",
     "DeepMatrixCompletion",
     "Federated",
+    "FewShotText",
+    "FineTuning",
     "GeneExpression",
     "Hilbert",
     "IllConditioned",
+    "ImageStyle",
     "Inpainting",
     "Instance",
     "LeastSquares",
@@ -49,4 +57,5 @@ __all__ = [
     "RobustFactorization",
     "RotatedDigits",
     "Stack",
+    "Task",
 ]

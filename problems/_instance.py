@@ -29,6 +29,11 @@ class Instance:
         raise NotImplementedError
 
     @property
+    def stops_early(self) -> bool:
+        """Whether a run counts as of its best probed step, because data are held out, or as of its end."""
+        return self.selection != "loss"
+
+    @property
     def layers(self) -> int | None:
         """L, where the weight is a stack (..., L, m, n); None for one weight alone. Measures are of the whole stack."""
         return None

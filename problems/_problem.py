@@ -8,6 +8,8 @@ from torch import Tensor
 
 from linalg import generator
 from linalg.checks import check_choice, check_integer
+from optimizers import Optimizer
+from parameterizations import Parameterization
 from problems._instance import Instance
 from problems._scaling import NORMALIZE, REDUCTIONS
 
@@ -19,7 +21,7 @@ class Problem:
     `dtype` is what the problem trains in when nobody asks for another: float64 where rounding would decide the result.
     `provides` says what methods may need: `base`, a pretrained weight; `layers`, a stack of weights; `quadratic`, a loss that
     is quadratic in the weight; `target`, a matrix that the loss is the distance to; `tasks`, tasks that come one after
-    the other; `clients`, a stack of clients' weights, `client_weights` each.
+    the other; `model`, a model around the weights; `clients`, a stack of clients' weights, `client_weights` each.
     """
 
     reference: ClassVar[str] = ""
@@ -60,6 +62,14 @@ class Problem:
                 value = value.to(device=device, dtype=dtype if value.is_floating_point() else None)
             moved[field.name] = value
         return type(drawn)(**moved)
+
+    def span(self, optimizer: Optimizer) -> tuple[float, float]:
+        """Where a sweep looks for the learning rate when none is given."""
+        return optimizer.span
+
+    def refuses(self, parameterization: Parameterization, optimizer: Optimizer) -> str | None:
+        """None, or the reason why the two cannot run here, beside what they need and the problem does not provide."""
+        return None
 
     def generator(self, seed: int, stream: str = "problem") -> torch.Generator:
         return generator(seed, stream)

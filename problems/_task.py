@@ -1,0 +1,156 @@
+"""The contract of a problem that lives in a model: pretrained weights, batches, a loss, and what is measured."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from linalg import InputError
+from linalg.checks import check, check_choice, check_integer
+from optimizers import Optimizer, unfit
+from parameterizations import Full, Parameterization
+from problems._problem import Problem
+
+Batch = Mapping[str, Tensor]
+WEIGHTS = ("pretrained", "random")
+
+
+class Task:
+    """One drawn fine-tuning task. A subclass gives `model`, `batch`, `losses`, `measure` and `test`.
+
+    Every lane gets a copy of the model of its own, so that a task remembers nothing of those before.
+    """
+
+    selection: ClassVar[str] = "validation_loss"  # the measure that picks the learning rate; never a test error
+    selection_root: ClassVar[bool] = False
+    stops_early: ClassVar[bool] = True  # whether a run counts as of its best evaluation, or as of its end
+    headline: ClassVar[str] = "test_error"  # the measure that tables report
+    spectrum: ClassVar[Tensor | None] = None  # no update is the true one
+    targets: Sequence[str] = ()  # the layers that are adapted: endings of their names
+    head: Sequence[str] = ()  # modules that train beside them, whole
+    evaluations: int = 5  # see `FineTuning`
+
+    def model(self) -> nn.Module:
+        """A copy of the model as fine-tuning begins, on the CPU in float32, without dropout."""
+        raise NotImplementedError
+
+    def batch(self, step: int) -> Batch:
+        """The examples of a step, the same whenever it is asked for: every tensor's first dimension is theirs."""
+        raise NotImplementedError
+
+    def losses(self, model: nn.Module, batch: Batch, lanes: int = 1) -> Tensor:
+        """(lanes,) the training loss, differentiable; examples are those of one lane after the other."""
+        raise NotImplementedError
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """`loss` over training data, and `selection`; of a model in evaluation mode, without gradients."""
+        raise NotImplementedError
+
+    def test(self, model: nn.Module) -> dict[str, float]:
+        """The headline, and whatever else is reported of data that nothing is chosen by. It is asked for where the selection is
+        the lowest so far and at the end, and never of lanes that a learning rate is chosen by."""
+        raise NotImplementedError
+
+    def best(self, rank: int) -> float | None:
+        return None
+
+
+@dataclass(frozen=True)
+class FineTuning(Problem):
+    """Base class of the problems in models. A subclass is a frozen dataclass in a file of its own that gives `instance`.
+
+    Args:
+        weights: `pretrained`, or `random` for a model that knows nothing: what pretraining is worth.
+        batch_size: examples a step.
+        evaluations: how often along a run it is measured, at equal distances, beside the start.
+        targets: endings of the names of the layers that are adapted; null for the model's usual ones.
+    """
+
+    provides: ClassVar[tuple[str, ...]] = ("base", "layers", "model")
+
+    weights: str = "pretrained"
+    batch_size: int = 16
+    evaluations: int = 5
+    targets: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.targets, str):
+            object.__setattr__(self, "targets", (self.targets,))
+        super().__post_init__()
+        check_choice("weights", self.weights, WEIGHTS)
+        check_integer("batch_size", self.batch_size)
+        check_integer("evaluations", self.evaluations)
+        if self.targets is not None:
+            ok = len(self.targets) > 0 and all(isinstance(each, str) and each for each in self.targets)
+            check(ok, "targets", self.targets, "endings of names of layers")
+
+    def task(self, seed: int) -> Task:
+        """The task of that seed."""
+        raise NotImplementedError(f"{type(self).__name__} must define task()")
+
+    def draw(self, seed: int = 0, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Any:
+        """Draw a task; where and in what precision it is trained is for the lane that trains it.
+
+        Raises:
+            InputError: where a package or a file is missing.
+        """
+        check_integer("seed", seed, least=0)
+        return self.task(int(seed))
+
+    def span(self, optimizer: Optimizer) -> tuple[float, float]:
+        """The optimizer's first two decades: weights of a model have smaller entries than targets of spectral norm 1 ask for."""
+        return optimizer.span[0], min(optimizer.span[1], 100 * optimizer.span[0])
+
+    def refuses(self, parameterization: Parameterization, optimizer: Optimizer) -> str | None:
+        from adapters import refusal
+
+        if reason := unfit(optimizer):
+            return reason
+        return None if isinstance(parameterization, Full) else refusal(parameterization)
+
+
+def in_order(count: int, size: int, step: int, source: Any) -> Tensor:
+    """(size,) which of `count` examples a step sees: epochs of all in an order of chance, without gaps between them.
+
+    Args:
+        source: from a stream's name to its generator.
+    """
+    start = step * size
+    found: list[Tensor] = []
+    while (missing := size - sum(map(len, found))) > 0:
+        epoch, place = divmod(start + size - missing, count)
+        order = torch.randperm(count, generator=source(f"epoch {epoch}"))
+        found.append(order[place : place + missing])
+    return torch.cat(found)
+
+
+def by_lane(values: Tensor, lanes: int, weights: Tensor | None = None) -> Tensor:
+    """(lanes,) the mean of values, the first dimension being the examples of one lane after the other."""
+    values = values.reshape(lanes, -1)
+    if weights is None:
+        return values.mean(-1)
+    weights = weights.reshape(lanes, -1).to(values.dtype)
+    return (values * weights).sum(-1) / weights.sum(-1).clamp(min=1)
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    """The model, nothing of it random any more."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    config = getattr(model, "config", None)
+    for name in ("attention_dropout", "attention_probs_dropout_prob", "attention_dropout_rate"):
+        if isinstance(getattr(config, name, None), float):
+            setattr(config, name, 0.0)
+    for module in model.modules():
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0  # type: ignore[assignment]  # a number in transformers' attention
+    return model
+
+
+def unknown(problem: str, key: str, value: Any, allowed: str, error: BaseException | None = None) -> InputError:
+    """One line for a name that neither the suite nor a hub knows."""
+    said = "" if error is None else f" ({' '.join(str(error).split())[:200]})"
+    return InputError(f"problem={problem}: {key}={value!r}: must be {allowed}{said}")

@@ -1,0 +1,261 @@
+"""Lanes of a model: against peft and torch alone, cut off and resumed, refused, and what they say of memory."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from catalogue import small
+from tiny_task import TinyTask, TinyText
+
+import optimizers
+import parameterizations
+from bench import fine_tuning
+from bench.catalogue import check_cell, entries
+from bench.cell import Cell, LearningRates
+from bench.engine import Settings
+from bench.fine_tuning import Lane, evaluation_grid, of_updates
+from bench.memory import PeakMemory
+from bench.runs import run
+from linalg import InputError
+from optimizers import Adam, AdamW, GaLore, GeoLoRA, Torch
+from parameterizations import SVD, AdaLoRA, DeepLoRA, Flora, Full, LoRA, OPLoRA, ReLoRA
+
+pytest.importorskip("peft")
+DOUBLE = Settings(8, dtype=torch.float64)
+PAIRS = {
+    "lora": (LoRA(rank=3), AdamW()),
+    "lora, alpha": (LoRA(rank=3, alpha=6.0), Adam()),
+    "op_lora": (OPLoRA(rank=2, hidden=4, embedding=5), Adam()),
+    "deep_lora": (DeepLoRA(rank=4), Adam()),
+    "flora": (Flora(rank=3, interval=3), Adam()),
+    "relora": (ReLoRA(rank=3, interval=3), AdamW()),
+    "adalora": (AdaLoRA(rank=3), Adam()),
+    "geolora": (SVD(rank=3), GeoLoRA()),
+    "full": (Full(), AdamW()),
+    "full, galore": (Full(), GaLore(rank=3)),
+    "full, flora": (Full(), optimizers.Flora(rank=3, accumulation=2)),
+    "torch": (LoRA(rank=3), Torch("torch.optim.NAdam")),
+}
+
+
+class Cut(Exception):  # noqa: N818  # what a kill is, not an error
+    pass
+
+
+def cut_after(steps):
+    """Progress that ends the run after so many steps."""
+    left = [steps]
+
+    def progress(taken):
+        left[0] -= taken
+        if left[0] <= 0:
+            raise Cut
+
+    return progress
+
+
+def lane(method=None, rule=None, problem=None, settings=DOUBLE, seed=3, lr=0.01):
+    return Lane((problem or TinyText()).task(seed), method or LoRA(rank=3), rule or AdamW(), seed, lr, settings)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_lora_is_plain_peft_under_torchs_adamw(schedule):
+    from peft import LoraConfig, get_peft_model
+
+    settings = Settings(8, schedule=schedule, warmup=2, dtype=torch.float64)
+    ours = lane(LoRA(rank=3, alpha=6.0), AdamW(weight_decay=0.1), settings=settings)
+    task = ours.task
+    config = LoraConfig(r=3, lora_alpha=6, target_modules=["query", "value"], modules_to_save=["classifier"])
+    theirs = get_peft_model(task.model().double(), config)
+    state = {name: tensor for name, tensor in ours.model.state_dict().items() if "low_rank" not in name}
+    theirs.load_state_dict(state)
+    trained = [tensor for tensor in theirs.parameters() if tensor.requires_grad]
+    assert sum(tensor.numel() for tensor in trained) == ours.cost()["parameters"]
+    adamw = torch.optim.AdamW(trained, lr=0.01, weight_decay=0.1)
+    losses = []
+    for step in range(8):
+        for group in adamw.param_groups:
+            group["lr"] = 0.01 * optimizers.schedule_factor(schedule, step, 8, 2)
+        batch = task.batch(step)
+        loss = theirs(input_ids=batch["input_ids"], labels=batch["labels"]).loss
+        adamw.zero_grad()
+        loss.backward()
+        adamw.step()
+        losses.append(loss.item())
+    assert [ours.advance() for _ in range(8)] == pytest.approx(losses, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_lane_that_is_cut_off_goes_on_as_if_nothing_had_happened(name, tmp_path, monkeypatch):
+    method, rule = PAIRS[name]
+    whole = lane(method, rule)
+    assert whole.run() == "ok"
+    monkeypatch.setattr(fine_tuning, "KEEP_EVERY", 0.0)
+    with pytest.raises(Cut):
+        lane(method, rule).run(cut_after(5), tmp_path)
+    again = lane(method, rule)
+    assert again.run(keep=tmp_path) == "ok"
+    exact = {"rtol": 0.0, "atol": 0.0} if name != "torch" else {"rtol": 1e-8, "atol": 0.0}  # NAdam's product comes back in double
+    torch.testing.assert_close(torch.tensor(again.batch_losses), torch.tensor(whole.batch_losses), **exact)
+    pd.testing.assert_frame_equal(pd.DataFrame(again.rows), pd.DataFrame(whole.rows), **exact)
+    assert whole.batch_losses[-1] != whole.batch_losses[0]
+
+
+def test_a_checkpoint_that_was_being_written_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(fine_tuning, "KEEP_EVERY", 0.0)
+    with pytest.raises(Cut):
+        lane().run(cut_after(4), tmp_path)
+    (found,) = tmp_path.glob("step-*")
+    broken = tmp_path / "step-7"
+    broken.mkdir()
+    (broken / "training_state.safetensors").write_bytes(b"half")
+    resumed = lane()
+    assert resumed.resume(tmp_path)
+    assert resumed.step == int(found.name.removeprefix("step-"))
+
+
+def cell(**changes):
+    values = {"lr": LearningRates(values=(1e-3, 1e-2), extend=0), "tune": (0, 1), "report": (100, 101), "steps": 6}
+    return Cell(TinyText(), LoRA(rank=2), Adam(), **(values | changes))
+
+
+def test_a_cell_that_is_cut_off_ends_with_the_same_tables(tmp_path):
+    whole = cell().run()
+    for _ in range(4):  # each time a little further
+        with pytest.raises(Cut):
+            taken = []
+
+            def progress(share, taken=taken):
+                taken.append(share)
+                if len(taken) > 13:
+                    raise Cut
+
+            cell().run(progress, tmp_path)
+    again = cell().run(keep=tmp_path)
+    pd.testing.assert_frame_equal(again.curves, whole.curves)
+    pd.testing.assert_frame_equal(again.lanes, whole.lanes)
+    assert {**again.summary, "peak_bytes": 0} == {**whole.summary, "peak_bytes": 0}
+
+
+def test_lanes_that_choose_a_rate_see_no_test(tmp_path):
+    TinyTask.asked.clear()
+    result = cell(tune=(0,), report=(100,)).run()
+    tuned = result.curves.loc[result.curves["role"] == "tune"]
+    assert tuned["test_error"].isna().all()
+    assert tuned["validation_loss"].notna().all()
+    reported = result.lanes.loc[result.lanes["role"] == "report"]
+    assert reported["headline"].notna().all()
+    assert TinyTask.asked.count("test") <= 3  # of one lane with three evaluations
+
+
+def test_the_headline_is_of_the_step_with_the_lowest_validation_loss():
+    result = run(TinyText(evaluations=6), LoRA(rank=2), Adam(), lr=[0.3], seeds=[1], steps=12)
+    measured = result.curves.dropna(subset=["validation_loss"])
+    best = measured.loc[measured["validation_loss"].idxmin()]
+    assert result.lanes["headline"].item() == best["test_error"]
+    assert result.lanes["score_step"].item() == best["step"]
+
+
+@pytest.mark.parametrize("name", sorted(entries("parameterization")))
+def test_every_parameterization_trains_or_is_refused_with_its_reason(name):
+    method = small(entries("parameterization")[name])
+    rule = GeoLoRA() if name == "svd" else Adam()
+    problem = TinyText()
+    try:
+        check_cell(problem, rule, method)
+    except InputError as error:
+        assert name in str(error)
+        assert name in {"dora", "op_dora", "fed_lora", "color"}
+        return
+    result = run(problem, method, rule, lr=[1e-2], seeds=[0], steps=4, dtype=torch.float64)
+    assert result.lanes["status"].tolist() == ["ok"]
+    assert result.curves["batch_loss"].notna().sum() == 2
+    assert result.cost["parameters"] > 0
+
+
+@pytest.mark.parametrize("name", sorted(entries("optimizer")))
+def test_every_optimizer_trains_or_is_refused_with_its_reason(name):
+    rule = entries("optimizer")[name]()
+    problem, methods = TinyText(), (LoRA(rank=2), SVD(rank=2), parameterizations.LoRAFA(rank=2), Full())
+    for method in methods:
+        try:
+            check_cell(problem, rule, method)
+        except InputError:
+            continue
+        result = run(problem, method, rule, lr=[1e-3], seeds=[0], steps=2, dtype=torch.float64)
+        assert result.lanes["status"].tolist() == ["ok"]
+        return
+    assert name in {"als", "svd_oracle", "lbfgs", "lorsum"}
+
+
+def test_a_lane_that_diverges_is_infinite_and_leaves_the_others_alone():
+    result = run(TinyText(), LoRA(rank=2), optimizers.SGD(), lr=[1e-3, 1e30], seeds=[0], steps=6)
+    good, bad = (result.lanes.loc[result.lanes["lr"] == lr].iloc[0] for lr in (1e-3, 1e30))
+    assert (good["status"], bad["status"]) == ("ok", "diverged")
+    assert bad["score"] == float("inf")
+    alone = run(TinyText(), LoRA(rank=2), optimizers.SGD(), lr=[1e-3], seeds=[0], steps=6)
+    assert alone.lanes["final_loss"].item() == good["final_loss"]
+
+
+def test_a_lane_that_runs_out_of_time_says_so():
+    result = run(TinyText(), LoRA(rank=2), Adam(), lr=[1e-3], seeds=[0], steps=50, timeout=1e-9)
+    assert result.lanes["status"].tolist() == ["timeout"]
+
+
+def test_targets_that_no_layer_has_are_named():
+    with pytest.raises(InputError, match=r"targets=\['nothing'\].*there are .*query"):
+        run(TinyText(targets=("nothing",)), LoRA(rank=2), Adam(), lr=[1e-3], steps=1)
+
+
+def test_memory_is_what_formulas_say():
+    problem = TinyText(head=False)
+    size = 16 * 16 * 4  # entries of query and value in two layers
+    pair = 4 * 2 * (16 + 16)
+    for method, rule, parameters, state in (
+        (LoRA(rank=2), Adam(), pair, 2 * pair),
+        (Full(), Adam(), size, 2 * size),
+        (Full(), GaLore(rank=2), size, None),
+        (Full(), optimizers.Flora(rank=2), size, None),
+    ):
+        cost = run(problem, method, rule, lr=[1e-3], seeds=[0], steps=2).cost
+        assert cost["parameters"] == parameters
+        assert cost["gradient_bytes"] == 4 * parameters
+        if state is not None:
+            assert cost["state_bytes"] == 4 * state
+        else:
+            formula = eval(rule.memory, {"min": min, "max": max}, vars(rule) | {"m": 16, "n": 16, "r": 2})
+            assert cost["state_bytes"] == pytest.approx(4 * 4 * formula, abs=4 * 4 * 2)  # a seed is 8 bytes
+        assert cost["peak_bytes"] > cost["gradient_bytes"] + cost["state_bytes"]
+
+
+def test_peak_memory_counts_what_lives_at_the_same_time():
+    weight = torch.randn(1000, 100)
+    with PeakMemory([weight]) as memory:
+        first = weight + 1
+        second = first.view(100, 1000) * 2
+        del first
+        third = second + 1
+        del second, third
+        torch.zeros(10)
+    assert memory.peak == 2 * 4 * 100_000
+    assert memory.alive == 0
+
+
+def test_the_grid_of_evaluations_has_both_ends():
+    assert evaluation_grid(10, 3) == [0, 3, 7, 10]
+    assert evaluation_grid(2, 5) == [0, 1, 2]
+
+
+def test_probes_of_updates_are_those_of_their_singular_values():
+    found = of_updates([torch.tensor([2.0, 2.0, 0.0]), torch.tensor([0.0, 0.0]), torch.tensor([3.0])])
+    assert found["update_rank"] == 3
+    assert found["effective_rank"] == pytest.approx(3)
+    assert found["stable_rank"] == pytest.approx(3)
+
+
+def test_what_a_lane_leaves_is_plain_data(tmp_path):
+    ours = lane()
+    left = ours.leave(ours.run())
+    fine_tuning.finish(tmp_path, left)
+    assert fine_tuning.finished(tmp_path) == json.loads(json.dumps(left))
