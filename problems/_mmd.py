@@ -40,7 +40,7 @@ def fingerprint() -> str:
 
 @torch.no_grad()
 def features(images: Tensor) -> Tensor:
-    """(N, 1280) of pictures (N, 1 or 3, H, W) from -1 to 1: what EfficientNet-Lite0 has before its classifier, a mean over places."""
+    """(N, 1280) of pictures (N, 1 or 3, H, W) from -1 to 1: what EfficientNet-Lite0 has before its classifier."""
     net = network()
     found = []
     for chunk in images.detach().cpu().float().clamp(-1, 1).split(ROWS):

@@ -1,0 +1,233 @@
+"""Lanes of a model that train together over one frozen base: its products are made once for all, adapters have a lane dimension."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adapters._functions import Preconditioned
+from adapters._pair import Tensors
+from adapters._steps import penalize
+from bench.engine import Settings
+from bench.fine_tuning import Lane
+from linalg import InputError
+from optimizers import Optimizer, State, Torch, schedule_factor
+from parameterizations import Full, Parameterization, Params, Step
+from problems import Task
+
+
+def apart(parameterization: Parameterization, optimizer: Optimizer, task: Task) -> str | None:
+    """Why lanes have to run one after the other, or None where they can share a base."""
+    if isinstance(parameterization, Full):
+        return "every lane has weights of its own"
+    if isinstance(optimizer, Torch):
+        return "a torch.optim optimizer moves tensors whole, and lanes have rates of their own"
+    if optimizer.tangent:
+        return "the tangent space's gradients are taken a layer at a time"
+    if parameterization.merges:
+        return "every lane's base takes up what its factors learn"
+    if hasattr(parameterization, "perturbation"):
+        return "every lane perturbs the base"
+    if "layers" in parameterization.needs or getattr(parameterization, "shared", False):
+        return "layers share tensors"
+    if type(parameterization).after_step is not Parameterization.after_step or parameterization.directs:
+        return "the method does something around the optimizer's step"
+    if task.head and not optimizer.elementwise:
+        return "the rule treats a head's matrices whole"
+    return None
+
+
+class LaneTensors(Tensors):
+    """A layer's tensors of all lanes, each (lanes, ...)."""
+
+    def __init__(self, method: Parameterization, tensors: Params, scaling: float, at: Step) -> None:
+        super().__init__(method, tensors, at)
+        self.scaling = scaling
+
+    @property
+    def scale(self) -> float:
+        return self.scaling * self.method.scaling
+
+    def factors(self, lane: int | None) -> tuple[Tensor, Tensor]:
+        """left (lanes, m, k) and right (lanes, k, n) whose product, times `scaling`, is the update; of one lane with its index."""
+        live = self.live() if lane is None else {name: tensor[lane] for name, tensor in self.live().items()}
+        if self.method.splits:
+            right, left = self.method.export(live)
+            return left, right
+        weight = self.method.weight(live)
+        if lane is None and self.precondition is not None and len(weight.factors) == 2:
+            left, right = Preconditioned.apply(*weight.factors, self.precondition, self.scale)
+        else:
+            left, right = weight.pair()
+        return left * weight.scale if weight.scale != 1 else left, right
+
+
+class LaneLayer(nn.Module):
+    """A frozen linear layer with a pair a lane beside it: the inputs of lane after lane are its first dimension.
+
+    Args:
+        tensors: of the lanes.
+        stack: knows how many lanes there are, and the one that is looked at alone.
+    """
+
+    def __init__(self, base_layer: nn.Module, tensors: LaneTensors, stack: "Stack") -> None:
+        super().__init__()
+        self.base_layer, self.tensors, self._stack = base_layer, tensors, (stack,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        lane, result = self._stack[0].lane, self.base_layer(x)
+        left, right = self.tensors.factors(lane)
+        rows = x.reshape(len(self._stack[0].lanes) if lane is None else 1, -1, x.shape[-1])
+        change = (rows @ right.mT) @ left.mT
+        return result + (change * self.tensors.scaling).view(result.shape)
+
+
+class LaneLinear(nn.Module):
+    """A linear layer of which every lane has one of its own: a head."""
+
+    def __init__(self, layers: Sequence[nn.Linear], trains: bool, stack: "Stack") -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]), requires_grad=trains)
+        bias = None if layers[0].bias is None else torch.stack([layer.bias.detach() for layer in layers])
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=trains)
+        self._stack = (stack,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        lane = self._stack[0].lane
+        if lane is not None:
+            return nn.functional.linear(x, self.weight[lane], None if self.bias is None else self.bias[lane])
+        rows = x.reshape(len(self.weight), -1, x.shape[-1])
+        found = rows @ self.weight.mT
+        if self.bias is not None:
+            found = found + self.bias[:, None]
+        return found.view(*x.shape[:-1], -1)
+
+
+class Stack:
+    """Lanes that take their steps together.
+
+    Args:
+        lanes: (task, seed, learning rate) each.
+
+    Raises:
+        InputError: with the reason where they cannot.
+    """
+
+    def __init__(
+        self,
+        lanes: Sequence[tuple[Task, int, float]],
+        parameterization: Parameterization,
+        optimizer: Optimizer,
+        settings: Settings,
+    ) -> None:
+        if reason := apart(parameterization, optimizer, lanes[0][0]):
+            raise InputError(f"lanes: cannot share a base: {reason}")
+        self.lanes, self.optimizer, self.settings = list(lanes), optimizer, settings
+        self.lane: int | None = None
+        self.step = 0
+        singles = {seed: Lane(task, parameterization, optimizer, seed, rate, settings) for task, seed, rate in reversed(self.lanes)}
+        each = [singles[seed] for _, seed, _ in self.lanes]
+        self.model = copy.deepcopy(each[0].model)
+        self.holders: list[LaneTensors] = []
+        trained = {id(tensor): name for name, tensor in each[0].model.named_parameters() if tensor.requires_grad}
+        for index, site in enumerate(each[0].sites):
+            pairs = [lane.pairs[index] for lane in each]
+            if not isinstance(getattr(site.layer, "base_layer", None), nn.Linear):
+                raise InputError(f"lanes: cannot share a base: {site.name} is no linear layer")
+            tensors = {name: torch.stack([pair.tensors()[name] for pair in pairs]) for name in pairs[0].names}
+            at = Step(steps=settings.steps, generators=[copy_of(pair.at.generators[0]) for pair in pairs])
+            holder = LaneTensors(pairs[0].method, tensors, site.scaling, at)
+            self.replace(site.name, LaneLayer(self.model.get_submodule(site.name).base_layer, holder, self))  # type: ignore[arg-type]
+            self.holders.append(holder)
+        self.heads: list[LaneLinear] = []
+        within = tuple(f"{site.name}." for site in each[0].sites)
+        for name, module in each[0].model.named_modules():
+            if not isinstance(module, nn.Linear) or name.startswith(within):
+                continue
+            others: list[Any] = [lane.model.get_submodule(name) for lane in each]
+            trains = id(module.weight) in trained
+            if trains or any(not torch.equal(other.weight, module.weight) for other in others):
+                head = LaneLinear(others, trains, self)
+                self.replace(name, head)
+                self.heads.append(head)
+        self.units = [
+            (holder, dict(holder.named_parameters(recurse=False)), holder.at, holder.method.rates) for holder in self.holders
+        ]
+        heads = {f"{i} {name}": tensor for i, head in enumerate(self.heads) for name, tensor in head.named_parameters()}
+        self.head = {name: tensor for name, tensor in heads.items() if tensor.requires_grad}
+        self.states: list[State] = [optimizer.init(holder.tensors(), rates, holder.scale) for holder, _, _, rates in self.units]
+        self.head_state = optimizer.init(self.head_views()) if self.head else State({})
+        for holder in self.holders:
+            if optimizer.preconditions and holder.method.pair == "predicted":
+                holder.precondition = optimizer.precondition
+        self.lr = torch.tensor([rate for *_, rate in self.lanes], dtype=settings.dtype, device=settings.device)
+
+    def replace(self, name: str, module: nn.Module) -> None:
+        parent, _, last = name.rpartition(".")
+        setattr(self.model.get_submodule(parent), last, module)
+
+    def head_views(self) -> Params:
+        """What trains of heads as (lanes, entries, 1): rules that stack with a head go entry by entry."""
+        return {name: tensor.detach().flatten(1)[..., None] for name, tensor in self.head.items()}
+
+    def advance(self) -> Tensor:
+        """Take one step of every lane; returns (lanes,) the losses before it."""
+        self.model.train()
+        self.lane = None
+        batches = [task.batch(self.step) for task, *_ in self.lanes]
+        longest = {name: max(batch[name].shape[1] for batch in batches) for name in batches[0] if batches[0][name].ndim == 2}
+        batch = {
+            name: torch.cat([widened(each[name], longest.get(name)) for each in batches]).to(self.settings.device)
+            for name in batches[0]
+        }
+        self.model.zero_grad()
+        losses = self.lanes[0][0].losses(self.model, batch, len(self.lanes))
+        losses.sum().backward()
+        factor = schedule_factor(self.settings.schedule, self.step, self.settings.steps, self.settings.warmup)
+        penalize([holder for holder in self.holders if holder.method.penalizes])
+        with torch.no_grad():
+            self.move(self.lr * factor)
+        self.step += 1
+        return losses.detach()
+
+    def move(self, lr: Tensor) -> None:
+        runs = []
+        for (holder, trained, at, _), state in zip(self.units, self.states, strict=True):
+            grads = {name: tensor.grad for name, tensor in trained.items() if tensor.grad is not None}
+            run = (holder.tensors(), grads, state, lr, at)
+            if holder.precondition is not None:
+                self.optimizer.move(*run)
+            else:
+                runs.append(run)
+        self.optimizer.update_together(runs)
+        for *_, at, _ in self.units:
+            at.step += 1
+        if self.head:
+            grads = {name: tensor.grad.flatten(1)[..., None] for name, tensor in self.head.items() if tensor.grad is not None}
+            self.optimizer.update(self.head_views(), grads, self.head_state, lr, self.step)
+
+    def measure(self, lane: int) -> dict[str, float]:
+        """The task's measures of one lane."""
+        self.model.eval()
+        self.lane = lane
+        try:
+            with torch.no_grad():
+                return self.lanes[lane][0].measure(self.model)
+        finally:
+            self.lane = None
+
+
+def widened(tensor: Tensor, width: int | None) -> Tensor:
+    """Rows as wide as those of other lanes: what is added is zero, as a mask has it."""
+    if width is None or tensor.ndim != 2 or tensor.shape[1] == width:
+        return tensor
+    return nn.functional.pad(tensor, (0, width - tensor.shape[1]))
+
+
+def copy_of(source: torch.Generator) -> torch.Generator:
+    """A generator that goes on where another stands."""
+    other = torch.Generator()
+    other.set_state(source.get_state())
+    return other
