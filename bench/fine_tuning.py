@@ -87,17 +87,21 @@ class Lane:
 
     def advance(self) -> float:
         """Take one step; returns the batch's loss before it."""
+        settings = self.settings
         self.model.train()
-        factor = schedule_factor(self.settings.schedule, self.step, self.settings.steps, self.settings.warmup)
+        factor = schedule_factor(settings.schedule, self.step, settings.steps, settings.warmup)
         for group in self.rule.param_groups:
             group["lr"] = self.lr * factor
-        batch = {name: tensor.to(self.settings.device) for name, tensor in self.task.batch(self.step).items()}
         self.rule.zero_grad()
-        loss = self.task.losses(self.model, batch).sum()
-        loss.backward()
+        pieces, total = self.task.accumulation, 0.0
+        for piece in range(pieces):
+            batch = self.task.batch(self.step * pieces + piece)
+            loss = self.task.losses(self.model, {name: tensor.to(settings.device) for name, tensor in batch.items()}).sum() / pieces
+            loss.backward()
+            total += float(loss.detach())
         self.rule.step()
         self.step += 1
-        self.batch_losses.append(float(loss.detach()))
+        self.batch_losses.append(total)
         return self.batch_losses[-1]
 
     def measure(self) -> dict[str, float]:

@@ -34,6 +34,8 @@ def apart(parameterization: Parameterization, optimizer: Optimizer, task: Task) 
         return "layers share tensors"
     if type(parameterization).after_step is not Parameterization.after_step or parameterization.directs:
         return "the method does something around the optimizer's step"
+    if task.accumulation > 1:
+        return "gradients are accumulated"
     if task.head and not optimizer.elementwise:
         return "the rule treats a head's matrices whole"
     return None

@@ -16,6 +16,7 @@ from problems.few_shot_text import FewShotText
 from problems.gene_expression import GeneExpression
 from problems.hilbert import Hilbert
 from problems.ill_conditioned import IllConditioned
+from problems.image_classification import ImageClassification
 from problems.image_style import ImageStyle
 from problems.inpainting import Inpainting
 from problems.lecture_ratings import LectureRatings
@@ -29,6 +30,7 @@ from problems.phase_retrieval import PhaseRetrieval
 from problems.robust_factorization import RobustFactorization
 from problems.rotated_digits import RotatedDigits
 from problems.stack import Stack
+from problems.summarization import Summarization
 
 __all__ = [
     "CausalLM",
@@ -41,6 +43,7 @@ __all__ = [
     "GeneExpression",
     "Hilbert",
     "IllConditioned",
+    "ImageClassification",
     "ImageStyle",
     "Inpainting",
     "Instance",
@@ -57,5 +60,6 @@ __all__ = [
     "RobustFactorization",
     "RotatedDigits",
     "Stack",
+    "Summarization",
     "Task",
 ]

@@ -1,5 +1,7 @@
 """What `image_style` needs of a diffusion model: the net that is adapted, pictures as it sees them, and samples."""
 
+import copy
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -107,18 +109,14 @@ class Pipeline:
     @torch.no_grad()
     def samples(self, net: nn.Module, count: int, steps: int, seed: int, caption: str) -> Tensor:
         """(count, 3, side, side) pictures from -1 to 1 by the pipeline's own scheduler."""
-        inside = getattr(getattr(net, "base_model", None), "model", net)  # with peft's layers in it
-        whole, self.pipe.unet = self.pipe.unet, inside
-        try:
-            drawn = []
-            self.pipe.to(next(net.parameters()).device)
-            for i in range(count):
-                found = self.pipe(
-                    caption, num_inference_steps=steps, generator=generator(seed, f"sample {i}"), output_type="pt"
-                ).images
-                drawn.append(found.cpu().float() * 2 - 1)
-        finally:
-            self.pipe.unet = whole
+        like = next(net.parameters())
+        pipe = copy.copy(self.pipe)  # beside it, what there is stays where it is and in its precision, for the next task
+        pipe.unet = getattr(getattr(net, "base_model", None), "model", net)  # with peft's layers in it
+        pipe.vae, pipe.text_encoder = (fresh(part).to(like) for part in (self.pipe.vae, self.pipe.text_encoder))
+        drawn = []
+        for i in range(count):
+            found = pipe(caption, num_inference_steps=steps, generator=generator(seed, f"sample {i}"), output_type="pt").images
+            drawn.append(found.cpu().float() * 2 - 1)
         return torch.cat(drawn)
 
 
@@ -140,3 +138,12 @@ def pictures(folder: Path, side: int, problem: str) -> tuple[Tensor, list[str]]:
         found.append(torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).float() / 127.5 - 1)
     beside = [file.with_suffix(".txt") for file in files]
     return torch.stack(found), [text.read_text().strip() if text.is_file() else "" for text in beside]
+
+
+def folder_digest(folder: Path) -> str:
+    """What tells a folder of pictures with their captions from another."""
+    found = hashlib.sha256()
+    for file in sorted(file for file in folder.iterdir() if file.is_file()):
+        found.update(f"{file.name} {file.stat().st_size} ".encode())
+        found.update(file.read_bytes())
+    return found.hexdigest()

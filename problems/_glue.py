@@ -3,7 +3,7 @@
 from functools import cache
 from typing import Any, NamedTuple
 
-from problems._task import unknown
+from problems._hub import hub_part
 
 
 class Columns(NamedTuple):
@@ -36,13 +36,6 @@ def glue(task: str, part: str, problem: str) -> tuple[list[Any], list[Any]]:
         InputError: where the package datasets is missing, or no hub can be reached.
     """
     columns = TASKS[task]
-    try:
-        from datasets import load_dataset
-
-        rows = load_dataset("glue", task, split="train" if part == "train" else columns.held_out)
-    except ImportError as error:
-        raise unknown(problem, "data", task, "reviews, or a GLUE task with the package datasets (pip install datasets)") from error
-    except Exception as error:  # whatever the network or the hub raise
-        raise unknown(problem, "data", task, "reviews, or a GLUE task where the hub can be reached", error) from error
+    rows = hub_part(problem, task, "glue", task, "train" if part == "train" else columns.held_out)
     first, labels = list(rows[columns.first]), list(rows["label"])
     return (first if columns.second is None else list(zip(first, rows[columns.second], strict=True))), labels

@@ -15,6 +15,7 @@ from problems._problem import Problem
 
 Batch = Mapping[str, Tensor]
 WEIGHTS = ("pretrained", "random")
+CHANCES = ("dropout", "attention_dropout", "activation_dropout", "layerdrop")  # rates that models of transformers keep as numbers
 
 
 class Task:
@@ -31,6 +32,7 @@ class Task:
     targets: Sequence[str] = ()  # the layers that are adapted: endings of their names
     head: Sequence[str] = ()  # modules that train beside them, whole
     evaluations: int = 5  # see `FineTuning`
+    accumulation: int = 1  # micro-batches whose gradients are averaged before a step; batches are counted over all of them
 
     def model(self) -> nn.Module:
         """A copy of the model as fine-tuning begins, on the CPU in float32, without dropout."""
@@ -126,6 +128,13 @@ def in_order(count: int, size: int, step: int, source: Any) -> Tensor:
     return torch.cat(found)
 
 
+def check_counts(name: str, problem: Any, data: str, train: int, test: int) -> None:
+    """Raise `InputError` where data with so many rows to train on and to test do not give what a problem asks for."""
+    for key, there in (("validation", train - 1), ("examples", train - problem.validation), ("test", test)):
+        if getattr(problem, key) > there:
+            raise unknown(name, key, getattr(problem, key), f"at most {there}, what {data} has")
+
+
 def by_lane(values: Tensor, lanes: int, weights: Tensor | None = None) -> Tensor:
     """(lanes,) the mean of values, the first dimension being the examples of one lane after the other."""
     values = values.reshape(lanes, -1)
@@ -136,17 +145,17 @@ def by_lane(values: Tensor, lanes: int, weights: Tensor | None = None) -> Tensor
 
 
 def without_dropout(model: nn.Module) -> nn.Module:
-    """The model, nothing of it random any more."""
+    """The model, nothing of it random any more: its dropout layers, and the rates that it hands to functions."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+        for name in CHANCES:
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
     config = getattr(model, "config", None)
-    for name in ("attention_dropout", "attention_probs_dropout_prob", "attention_dropout_rate"):
+    for name in (*CHANCES, "attention_probs_dropout_prob"):
         if isinstance(getattr(config, name, None), float):
             setattr(config, name, 0.0)
-    for module in model.modules():
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0  # type: ignore[assignment]  # a number in transformers' attention
     return model
 
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from linalg import InputError
 from linalg.checks import check_integer
 from linalg.random import generator
+from problems._hub import hub_part, split_name
 from problems._language import SMOLLM2, encoded, fingerprint_of, fresh, in_chunks, loaded, on, reviews, tokenizer_of, trimmed
-from problems._task import Batch, FineTuning, Task, by_lane, in_order, unknown
+from problems._task import Batch, FineTuning, Task, by_lane, check_counts, in_order
 
 NAME = "causal_lm"
 ROWS = 16  # of a forward pass that measures
@@ -52,9 +53,7 @@ class CausalLM(FineTuning):
 
     def task(self, seed):
         train, test = self.texts("train"), self.texts("test")
-        for name, there in (("examples", len(train) - self.validation), ("test", len(test))):
-            if getattr(self, name) > there:
-                raise unknown(NAME, name, getattr(self, name), f"at most {there}, what {self.data} has")
+        check_counts(NAME, self, self.data, len(train), len(test))
         order = torch.randperm(len(train), generator=self.generator(seed)).tolist()
         chosen = {
             "train": [train[i] for i in order[: self.examples]],
@@ -73,15 +72,7 @@ class CausalLM(FineTuning):
 
 def hub_texts(data: str, part: str) -> tuple[str, ...]:
     """The texts of a hub's data set that are not empty."""
-    name, _, configuration = data.rpartition("/") if data.count("/") == 2 else (data, "", "")
-    try:
-        from datasets import load_dataset
-
-        rows = load_dataset(name, configuration or None, split=part)["text"]
-    except ImportError as error:
-        raise unknown(NAME, "data", data, "reviews, or a hub's with the package datasets (pip install datasets)") from error
-    except Exception as error:  # whatever the network or the hub raise
-        raise unknown(NAME, "data", data, "reviews, or a data set where the hub can be reached", error) from error
+    rows = hub_part(NAME, data, *split_name(data), part)["text"]
     return tuple(text for text in rows if text.strip())
 
 

@@ -11,7 +11,7 @@ from linalg.checks import check_choice, check_integer
 from linalg.random import generator
 from problems._glue import TASKS, glue
 from problems._language import MINILM, encoded, fingerprint_of, fresh, in_chunks, loaded, on, reviews, tokenizer_of, trimmed
-from problems._task import Batch, FineTuning, Task, by_lane, in_order, unknown
+from problems._task import Batch, FineTuning, Task, by_lane, check_counts, in_order, unknown
 
 NAME = "few_shot_text"
 HEADS = ("frozen", "trained", "probe")
@@ -52,9 +52,7 @@ class FewShotText(FineTuning):
 
     def task(self, seed):
         train, test = self.rows("train"), self.rows("test")
-        for name, there in (("examples", len(train[0]) - self.validation), ("test", len(test[0]))):
-            if getattr(self, name) > there:
-                raise unknown(NAME, name, getattr(self, name), f"at most {there}, what {self.data} has")
+        check_counts(NAME, self, self.data, len(train[0]), len(test[0]))
         order = torch.randperm(len(train[0]), generator=self.generator(seed)).tolist()
         parts = {
             "train": pick(train, order[: self.examples]),

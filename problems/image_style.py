@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from linalg.checks import check_integer
 from linalg.random import generator
 from problems import _mmd
-from problems._diffusion import ATTENTION, ROWS, GlyphNet, Pipeline, pictures
+from problems._diffusion import ATTENTION, ROWS, GlyphNet, Pipeline, folder_digest, pictures
 from problems._glyphs import STYLES, parts
 from problems._language import fingerprint_of, on
 from problems._packages import package_version
@@ -32,7 +32,7 @@ class ImageStyle(FineTuning):
     Args:
         model: `glyphs` (a U-Net of 1.6 million weights that draws icons in four styles; it comes with the suite), or a pipeline
             of Stable Diffusion's class: a folder, or a hub's id.
-        data: a style of the icons, `fill` being the one that `glyphs` has never seen; or a folder of pictures, each with its
+        data: a style of the icons, `bold` being the one that `glyphs` has never seen; or a folder of pictures, each with its
             caption in a .txt beside it.
         examples: pictures to train on, drawn without replacement.
         samples: how many are generated for the score.
@@ -45,14 +45,14 @@ class ImageStyle(FineTuning):
     reference: ClassVar[str] = "Teterwak et al. 2024, arXiv 2412.10362, section 4.1; Jayasumana et al. 2024, arXiv 2401.09603"
 
     model: str = GLYPHS
-    data: str = "fill"
+    data: str = "bold"
     examples: int = 128
     samples: int = 128
     sampling_steps: int = 20
 
     def check(self):
         for name in ("examples", "samples", "sampling_steps"):
-            check_integer(name, getattr(self, name))
+            check_integer(name, getattr(self, name), least=2 if name == "samples" else 1)  # as an unbiased distance asks for
         if self.data not in STYLES and not Path(self.data).is_dir():
             raise unknown(NAME, "data", self.data, f"one of {', '.join(STYLES)}, or a folder of pictures")
 
@@ -66,7 +66,11 @@ class ImageStyle(FineTuning):
             images, texts = pictures(Path(self.data), net.side, NAME)
             images = images if net.channels == 3 else images.mean(1, keepdim=True)
             rows = torch.randperm(len(images), generator=order)
-            held = max(1, len(rows) // 4)
+            held = max(2, len(rows) // 4)
+            if len(rows) <= 2 * held:
+                raise unknown(
+                    NAME, "data", self.data, f"a folder of five pictures or more, of which four are held out, not {len(rows)}"
+                )
             cuts = dict(zip(("test", "validation", "train"), rows.split([held, held, len(rows) - 2 * held]), strict=True))
             found = {name: images[cut] for name, cut in cuts.items()}
             captions = {name: [texts[i] for i in cut] for name, cut in cuts.items()}
@@ -79,7 +83,7 @@ class ImageStyle(FineTuning):
 
     def fingerprint(self):
         weights = digest([torch.frombuffer(bytearray(WEIGHTS.read_bytes()), dtype=torch.uint8)]) if self.model == GLYPHS else ""
-        data = package_version("qtawesome") if self.data in STYLES else ""
+        data = package_version("qtawesome") if self.data in STYLES else folder_digest(Path(self.data))
         return f"{weights} {fingerprint_of(self.model)} {data} {_mmd.fingerprint()}"
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+import problems
 from linalg import InputError
-from problems import Instance, Problem
+from problems import FineTuning, Instance, Problem
 
 SMALL = {"rank": 2, "hidden": 4, "embedding": 5, "interval": 3, "depth": 3}
 SMALL |= {"shape": (12, 9), "ranks": (1, 3, 0), "tasks": 3, "clients": 3, "domains": 2}  # of problems
@@ -28,6 +29,11 @@ def members(package: ModuleType, base: type) -> dict[str, list[type]]:
         ]
         for name, module in modules.items()
     }
+
+
+def matrix_problems() -> dict[str, list[type]]:
+    """The problems over matrices: all but those that live in models."""
+    return {name: found for name, found in members(problems, Problem).items() if not issubclass(found[0], FineTuning)}
 
 
 def counted(formula: str, entry: Any, **sizes: int) -> Any:

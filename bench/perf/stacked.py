@@ -51,9 +51,9 @@ def row(name: str, task: Task, rates: tuple[float, ...], settings: Settings, rep
 
     times: dict[Callable[[], object], list[float]] = {one_by_one: [], stack.advance: []}
     memory = []
-    for step, model in ((singles[0].advance, singles[0].model), (stack.advance, stack.model)):
-        with PeakMemory(model.parameters()) as peak:
-            step()
+    for run in (singles[0], stack):
+        with PeakMemory(run.model.parameters()) as peak:
+            run.advance()
         memory.append(peak.peak / 1e6)
     for _ in range(repeats):
         for step, found in times.items():

@@ -1,6 +1,6 @@
 """The diffusion model of `image_style`: a small U-Net that draws icon glyphs of four styles.
 
-python -m problems._pretrained.glyphs --steps 6000     writes glyphs.safetensors beside this file; an hour on one core
+python -m problems._pretrained.glyphs --steps 5000     writes glyphs.safetensors beside this file; half an hour on one core
 
 Every 2 x 2 pixels are the channels of one (`folded`), so that the net works on 16 x 16. It predicts v (Salimans and Ho 2022) under
 a cosine schedule, and keeps the exponential average of its weights.
@@ -124,5 +124,5 @@ def pretrained() -> nn.Module:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=5000)
     save(pretrain(parser.parse_args().steps))

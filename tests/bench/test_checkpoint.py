@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 from by_hand import gaussian
-from catalogue import drawn, members, small
+from catalogue import drawn, matrix_problems, members, small
 
 import optimizers
 import parameterizations
-import problems
 from bench import checkpoint
 from bench.engine import Block, Settings
 from linalg import InputError
@@ -18,7 +17,7 @@ from problems import LinearRegression, MatrixFactorization, Problem, RotatedDigi
 
 METHODS = [small(cls) for found in members(parameterizations, Parameterization).values() for cls in found]
 RULES = [cls() for found in members(optimizers, Optimizer).values() for cls in found if cls is not Torch]
-PROBLEMS = {name: small(cls) for name, found in members(problems, Problem).items() for cls in found} | {
+PROBLEMS = {name: small(cls) for name, (cls,) in matrix_problems().items()} | {
     "linear_regression of batches": LinearRegression((9, 8), rank=2, batch_size=5),
     "rotated_digits of batches in turn": RotatedDigits("continual", domains=2, batch_size=9),
 }

@@ -15,7 +15,7 @@ import pytest
 import scipy.io
 import torch
 from by_hand import gaussian, gradients, seeded
-from catalogue import drawn, members, small
+from catalogue import drawn, matrix_problems, small
 
 import problems
 from bench.catalogue import NEEDS
@@ -25,9 +25,8 @@ from bench.runs import run
 from linalg import FactoredMatrix, InputError, Program
 from optimizers import SGD, Adam
 from parameterizations import Flora, Full, LoRA, Step
-from problems import FineTuning, Problem
 
-FOUND = {name: found for name, found in members(problems, Problem).items() if not issubclass(found[0], FineTuning)}
+FOUND = matrix_problems()
 CLASSES = {name: found[0] for name, found in FOUND.items()}
 SIZES = {"rotated_digits": {"test": 0.9, "validation": 0.05}}
 SHAPES = {"wide": (9, 12), "of one row": (1, 7), "of one column": (7, 1)}

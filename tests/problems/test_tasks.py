@@ -1,0 +1,163 @@
+"""Every problem that lives in a model passes these by being in the folder; skipped where its package is not installed."""
+
+import math
+from functools import cache
+
+import pytest
+import torch
+from catalogue import members
+
+import problems
+from bench.engine import Settings
+from bench.fine_tuning import Lane
+from linalg import InputError
+from linalg.random import generator
+from optimizers import Adam
+from parameterizations import LoRA
+from problems import FewShotText, FineTuning, ImageStyle
+from problems._task import by_lane, in_order
+
+pytest.importorskip("transformers")
+FOUND = {name: cls for name, (cls,) in members(problems, problems.Problem).items() if issubclass(cls, FineTuning)}
+SMALL = {
+    "few_shot_text": {"examples": 6, "validation": 5, "test": 7, "length": 12, "batch_size": 4},
+    "causal_lm": {"examples": 5, "validation": 4, "test": 4, "length": 12, "layers": 1, "batch_size": 2},
+    "image_style": {"examples": 6, "samples": 2, "sampling_steps": 2, "batch_size": 3},
+    "image_classification": {"examples": 12, "validation": 8, "test": 8, "batch_size": 5},
+    "summarization": {"examples": 6, "validation": 4, "test": 4, "batch_size": 3},
+}
+KNOWS = ("few_shot_text", "image_style", "image_classification")  # what pretraining helps at, at these sizes
+
+
+@cache
+def drawn(name, seed=0, **options):
+    try:
+        task = FOUND[name](**SMALL[name] | options).draw(seed)
+        task.model()
+    except InputError as error:
+        if "needs the package" in str(error):
+            pytest.skip(str(error))
+        raise
+    return task
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def headline_of(task, model):
+    try:
+        with torch.no_grad():
+            return task.test(model.eval())
+    except InputError as error:
+        if "needs the package" in str(error):
+            pytest.skip(str(error))
+        raise
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_a_seed_is_the_same_task_and_another_is_not(name):
+    first, other = drawn(name), drawn(name, seed=1)
+    again = FOUND[name](**SMALL[name]).draw(0)
+    for step in (0, 3):
+        assert same(first.batch(step), again.batch(step))
+        assert not same(first.batch(step), other.batch(step)) or first.batch(step).keys() != other.batch(step).keys()
+    sizes = {len(tensor) for tensor in first.batch(0).values()}
+    assert sizes == {SMALL[name]["batch_size"]}
+    weights = [dict(task.model().named_parameters()) for task in (first, again)]
+    assert same(*weights)
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_lanes_in_one_batch_have_the_losses_that_they_have_alone(name):
+    task = drawn(name)
+    model, batches = task.model().double().eval(), [task.batch(0), task.batch(0)]
+    doubled = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+    count = len(next(iter(doubled.values()))) // 2
+    doubled = {key: torch.cat([tensor[:count], tensor[count:].flip(0)]) for key, tensor in doubled.items()}
+    with torch.no_grad():
+        together = task.losses(model, doubled, 2)
+        alone = [
+            task.losses(model, {key: tensor[part] for key, tensor in doubled.items()})
+            for part in (slice(count), slice(count, None))
+        ]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-8, atol=1e-10)
+    assert together.shape == (2,)
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_measures_hold_what_rates_are_chosen_by_and_tests_the_headline(name):
+    task = drawn(name)
+    model = task.model().eval()
+    with torch.no_grad():
+        found = task.measure(model)
+    assert {"loss", task.selection} <= found.keys()
+    assert task.headline not in found
+    assert all(math.isfinite(value) for value in found.values())
+    assert math.isfinite(headline_of(task, model)[task.headline])
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_steps_move_adapters_and_heads_alone_and_lower_the_loss(name):
+    task = drawn(name)
+    lane = Lane(task, LoRA(rank=2), Adam(), 0, 3e-3, Settings(6))
+    frozen = {key: tensor.clone() for key, tensor in lane.model.named_parameters() if not tensor.requires_grad}
+    before = lane.measure()["loss"]
+    for _ in range(6):
+        lane.advance()
+    after = dict(lane.model.named_parameters())
+    assert all(torch.equal(tensor, after[key]) for key, tensor in frozen.items())
+    assert lane.measure()["loss"] < before
+
+
+@pytest.mark.parametrize("name", KNOWS)
+def test_a_pretrained_model_starts_lower_than_a_random_one(name):
+    options = {"head": "probe", "examples": 64, "validation": 64} if name == "few_shot_text" else {}
+    losses = {}
+    for weights in ("pretrained", "random"):
+        task = drawn(name, weights=weights, **options)
+        with torch.no_grad():
+            losses[weights] = task.measure(task.model().eval())["validation_loss"]
+    assert losses["pretrained"] < losses["random"]
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_bad_options_get_one_line_that_names_them(name):
+    for options in ({"examples": 0}, {"batch_size": 0}, {"weights": "learned"}, {"evaluations": 0}, {"targets": []}):
+        key = next(iter(options))
+        with pytest.raises(InputError, match=key) as caught:
+            FOUND[name](**SMALL[name] | options)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_too_many_examples_are_refused_with_how_many_there_are(name):
+    drawn(name)
+    with pytest.raises(InputError, match=r"examples=1000000.*at most \d+"):
+        FOUND[name](**SMALL[name] | {"examples": 10**6}).draw(0)
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_a_fingerprint_says_what_the_weights_and_data_are(name):
+    problem = FOUND[name](**SMALL[name])
+    assert problem.fingerprint() == FOUND[name](**SMALL[name]).fingerprint()
+
+
+def test_epochs_of_chance_follow_each_other_without_gaps():
+    rows = torch.cat([in_order(5, 3, step, lambda name: generator(0, name)) for step in range(10)])
+    assert [sorted(epoch.tolist()) for epoch in rows.split(5)] == [list(range(5))] * 6
+    assert len({tuple(epoch.tolist()) for epoch in rows.split(5)}) > 1
+
+
+def test_means_by_lane_leave_out_what_has_no_weight():
+    values = torch.tensor([[1.0, 9.0], [3.0, 9.0], [5.0, 7.0], [9.0, 9.0]])
+    weights = torch.tensor([[1, 0], [1, 0], [1, 1], [0, 0]])
+    assert by_lane(values, 2, weights).tolist() == [2.0, 6.0]
+    assert by_lane(values, 2).tolist() == [5.5, 7.5]
+
+
+def test_a_style_and_a_task_that_nobody_knows_are_refused():
+    with pytest.raises(InputError, match="data='cursive': must be one of regular, thin, light, fill, bold"):
+        ImageStyle(data="cursive")
+    with pytest.raises(InputError, match="data='poems': must be reviews, or one of GLUE"):
+        FewShotText(data="poems")
