@@ -6,8 +6,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from hydra.errors import HydraException
+
 from bench import tables
 from bench.jobs import PAGE
+from bench.overrides import one_line
 from bench.store import Store
 from linalg import InputError
 
@@ -138,8 +141,8 @@ def run(size: str, commands: list[list[str]], sweep: Callable[[list[str]], int])
         print(f"{size} {number} of {len(commands)}: {' '.join(command)}", file=sys.stderr, flush=True)
         try:
             worst = max(worst, sweep([*command, "figures=[]"]))
-        except InputError as error:  # a package or a hub that is missing is this sweep's affair
-            print(f"error: {error}", file=sys.stderr)
+        except (InputError, HydraException) as error:  # a package or a hub that is missing is this sweep's affair
+            print(f"error: {error if isinstance(error, InputError) else one_line(error, command)}", file=sys.stderr)
             worst = max(worst, 2)
             continue
         keys += store.sweep()[1]

@@ -86,8 +86,8 @@ def print_winners(store: Store, keys: list[str], console: Console | None = None)
         table.add_section()
     console.print(table)
     console.print(
-        "median of the relative error ‖W - M‖/‖M‖; where data is held out, of the test RMSE in its units; in models, of the test error,\n"
-        "the perplexity, the distance of samples, or 100 - ROUGE-L\n"
+        "median of the relative error ‖W - M‖/‖M‖; where data is held out, of the test RMSE in its units; in models, of the test\n"
+        "error, the perplexity, the distance of samples, or 100 - ROUGE-L\n"
         "* lowest median    ~ its interval reaches the winner's    edge: the best rate is the last one tried\n"
         "window: rates that leave at most 10x the excess loss that the best leaves    steps to 1 %: until 1 % of it is left",
         style="dim",

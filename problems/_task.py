@@ -150,7 +150,7 @@ def without_dropout(model: nn.Module) -> nn.Module:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         for name in CHANCES:
-            if isinstance(getattr(module, name, None), float):
+            if isinstance(vars(module).get(name), float):
                 setattr(module, name, 0.0)
     config = getattr(model, "config", None)
     for name in (*CHANCES, "attention_probs_dropout_prob"):

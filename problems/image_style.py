@@ -68,9 +68,7 @@ class ImageStyle(FineTuning):
             rows = torch.randperm(len(images), generator=order)
             held = max(2, len(rows) // 4)
             if len(rows) <= 2 * held:
-                raise unknown(
-                    NAME, "data", self.data, f"a folder of five pictures or more, of which four are held out, not {len(rows)}"
-                )
+                raise unknown(NAME, "data", self.data, f"a folder of at least five pictures; it has {len(rows)}")
             cuts = dict(zip(("test", "validation", "train"), rows.split([held, held, len(rows) - 2 * held]), strict=True))
             found = {name: images[cut] for name, cut in cuts.items()}
             captions = {name: [texts[i] for i in cut] for name, cut in cuts.items()}
@@ -138,7 +136,9 @@ class StyleTask(Task):
         like = next(net.parameters())
         latents, noise, times = batch["latents"].to(like), batch["noise"].to(like), batch["times"]
         told = {name: tensor for name, tensor in batch.items() if name not in ("latents", "noise", "times")}
-        wanted = noise if process.config.prediction_type == "epsilon" else process.get_velocity(latents, noise, times)
+        kind = process.config.prediction_type
+        wanted = {"epsilon": noise, "sample": latents}.get(kind)
+        wanted = process.get_velocity(latents, noise, times) if wanted is None else wanted
         found = self.net.predicted(net, process.add_noise(latents, noise, times), times, told)
         return (found - wanted).square().flatten(1).mean(-1)
 

@@ -1,0 +1,92 @@
+"""The three sizes of the tasks in models: every sweep of them is one that runs, and the command ends with one table of all."""
+
+import itertools
+import shlex
+import sys
+
+import hydra
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from bench import config, scaled
+from bench.catalogue import check_cell
+from bench.cli import main
+from bench.overrides import check_overrides
+from bench.store import Store
+from problems import FineTuning
+
+COMMANDS = [
+    (size, number, scaled.composed(size, *entry, "cpu", []))
+    for size, entries in scaled.SIZES.items()
+    for number, entry in enumerate(entries)
+]
+
+
+@pytest.mark.parametrize(("size", "number", "command"), COMMANDS, ids=[f"{size} {number}" for size, number, _ in COMMANDS])
+def test_every_sweep_is_of_cells_that_go_together(size, number, command):
+    check_overrides(command)
+    config.register()
+    plain = [each for each in command if not each.startswith("hydra/launcher")]
+    parsed = OverridesParser.create().parse_overrides(plain)
+    choices = [list(each.sweep_string_iterator()) if each.is_sweep_override() else [None] for each in parsed]
+    with hydra.initialize_config_module("bench.conf", version_base="1.3"):
+        for chosen in itertools.islice(itertools.product(*choices), 40):
+            overrides = [
+                written if value is None else f"{each.get_key_element()}={value}"
+                for each, written, value in zip(parsed, plain, chosen, strict=True)
+            ]
+            cell = config.cell(hydra.compose("config", overrides))
+            check_cell(cell.problem, cell.optimizer, cell.parameterization)
+            assert isinstance(cell.problem, FineTuning)
+            assert len(cell.report) >= (2 if size == "tour" else 5)
+
+
+def test_the_study_has_what_the_papers_compare():
+    listed = [" ".join(scaled.composed("small", *entry, "cpu", [])) for entry in scaled.SIZES["small"]]
+    few_shot = [each for each in listed if "few_shot_text" in each]
+    assert all("examples=16,64" in each and "lr.count=5" in each and "seeds.report=5" in each for each in few_shot)
+    for method in ("LoRA", "WideStartLoRA", "Narrow", "Compressed", "rank=384", "op_lora", "flora", "geolora"):
+        assert any(method in each for each in few_shot), method
+
+
+def test_what_is_given_on_the_command_line_comes_last():
+    command = scaled.composed("tour", "causal_lm", ["steps=10"], "cuda", ["steps=3", "results=elsewhere"])
+    assert command.count("steps=3") == 1
+    assert "steps=10" not in command
+    assert {"device=cuda", "results=elsewhere", "problem=causal_lm"} <= set(command)
+
+
+def test_sizes_and_tasks_that_are_not_there_are_named(capsys):
+    assert main(["scaled", "--size", "huge"]) == 2
+    assert "size=huge: must be one of tour, small, full" in capsys.readouterr().err
+    assert main(["scaled", "--task", "poetry"]) == 2
+    assert "task=poetry: must be one of few_shot_text" in capsys.readouterr().err
+
+
+def test_the_commands_can_be_listed_and_are_runnable_as_they_stand(capsys):
+    assert main(["scaled", "--size", "full", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(scaled.SIZES["full"])
+    for line in lines:
+        check_overrides(shlex.split(line)[3:])
+
+
+def test_sweeps_end_in_one_table_and_report_and_one_that_fails_stops_no_other(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("peft")
+    tiny = ["problem=custom", "problem._target_=tiny_task.TinyText", "steps=4", "lr.values=[1e-3,1e-2]", "seeds.tune=[0]"]
+    monkeypatch.setattr(scaled, "SIZES", {"tour": [("custom", [*tiny, "rank=2"]), ("nowhere", []), ("custom", [*tiny, "rank=3"])]})
+    monkeypatch.setattr(scaled, "composed", lambda size, task, own, device, more: own or ["problem=nowhere"])
+    monkeypatch.setattr(sys, "argv", ["bench"])
+    commands = [[*own, f"results={tmp_path}"] if own else ["problem=nowhere"] for _, own in scaled.SIZES["tour"]]
+    from bench import cli
+
+    assert scaled.run("tour", commands, lambda overrides: cli.sweep(overrides, 0.0)) == 2
+    out = capsys.readouterr()
+    assert "problem=nowhere: must be one of" in out.err
+    store = Store(tmp_path)
+    assert len(store.sweep("scaled-tour")[1]) == 2
+    assert (tmp_path / "report" / "scaled-tour" / "index.html").is_file()
+    assert "TinyText" in out.out
+    assert not list((tmp_path / "lanes").glob("*"))
+    assert OmegaConf.create(store.config(store.keys()[0])).steps == 4
