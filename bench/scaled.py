@@ -23,7 +23,6 @@ FULL_WIDTH = [CUSTOM, f"parameterization._target_={DEEP}.Narrow", "rank=384"]
 DEEP_SETTINGS = ["depth=3", "scale=1e-3", "optimizer=adam", "optimizer.eps=1e-6"]
 GEOLORA = ["parameterization=svd", "optimizer=geolora"]
 FIVE_RATES = ["lr.count=5", "lr.extend=2"]
-STUDY = [*FIVE_RATES, "seeds.tune=2", "seeds.report=5"]
 TOUR = ["lr.count=2", "lr.extend=0", "seeds.tune=[0]", "seeds.report=[100,101]"]
 BERT_BASE, SD, VIT, T5 = "bert-base-cased", "stable-diffusion-v1-5/stable-diffusion-v1-5", "google/vit-base-patch16-224", "t5-small"
 
@@ -40,19 +39,16 @@ SIZES: dict[str, list[tuple[str, list[str]]]] = {
         ("summarization", ["steps=40", "lr.values=[3e-3,1e-2]"]),
     ],
     "small": [
-        ("few_shot_text", [CUSTOM, ARMS, *DEEP_SETTINGS, "problem.examples=16,64", "steps=60"]),
-        ("few_shot_text", [*FULL_WIDTH, *DEEP_SETTINGS, "problem.examples=16,64", "steps=60"]),
-        ("few_shot_text", ["parameterization=op_lora,flora", "optimizer=adam", "problem.examples=16,64", "steps=60"]),
-        ("few_shot_text", [*GEOLORA, "problem.examples=16,64", "steps=60"]),
-        ("image_classification", ["parameterization=lora,adalora,op_lora", "optimizer=adam", "steps=200"]),
-        ("image_classification", [*GEOLORA, "steps=200"]),
-        ("image_style", ["parameterization=lora,op_lora", "rank=2,4", "optimizer=adam", "steps=300"]),
-        ("causal_lm", ["parameterization=lora,op_lora,flora", "optimizer=adam", "steps=40", "problem.evaluations=2"]),
-        ("summarization", ["parameterization=full", "optimizer=adafactor,galore", "steps=200"]),
-        (
-            "summarization",
-            ["parameterization=full", "optimizer=flora", "optimizer.accumulation=4", "optimizer.interval=20,100", "steps=200"],
-        ),
+        (task, [f"experiment=scaled_{name}"])
+        for task, names in {
+            "few_shot_text": ("text_arms", "text_full_width", "text_methods", "text_geolora", "text_ranks"),
+            "image_classification": ("digits", "digits_geolora"),
+            "image_style": ("icons",),
+            "causal_lm": ("language",),
+            "summarization": ("summaries", "summaries_flora"),
+            "all": ("pretraining",),
+        }.items()
+        for name in names
     ],
     "full": [
         (
@@ -93,7 +89,7 @@ SIZES: dict[str, list[tuple[str, list[str]]]] = {
 }
 COMMON = {
     "tour": ["parameterization=lora,op_lora", "optimizer=adam", *TOUR],
-    "small": STUDY,
+    "small": [],  # each experiment says it all
     "full": [*FIVE_RATES, "seeds.tune=3", "seeds.report=10"],
 }
 
@@ -121,7 +117,8 @@ def main(arguments: list[str], sweep: Callable[[list[str]], int]) -> int:
 def composed(size: str, task: str, own: list[str], device: str, overrides: list[str]) -> list[str]:
     """The overrides of one sweep; what comes later wins, key by key."""
     merged: dict[str, str] = {}
-    for override in [f"problem={task}", *COMMON[size], *own, f"device={device}", "hydra/launcher=joblib", *overrides]:
+    named = [] if any(each.startswith("experiment=") for each in own) else [f"problem={task}"]
+    for override in [*named, *COMMON[size], *own, f"device={device}", "hydra/launcher=joblib", *overrides]:
         key = override.partition("=")[0]
         if key == "parameterization":  # another one has other options
             merged = {each: value for each, value in merged.items() if not each.startswith("parameterization.")}

@@ -3,6 +3,7 @@
 import itertools
 import shlex
 import sys
+from pathlib import Path
 
 import hydra
 import pytest
@@ -16,6 +17,7 @@ from bench.overrides import check_overrides
 from bench.store import Store
 from problems import FineTuning
 
+CONF = Path(scaled.__file__).parent / "conf" / "experiment"
 COMMANDS = [
     (size, number, scaled.composed(size, *entry, "cpu", []))
     for size, entries in scaled.SIZES.items()
@@ -23,11 +25,14 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize(("size", "number", "command"), COMMANDS, ids=[f"{size} {number}" for size, number, _ in COMMANDS])
-def test_every_sweep_is_of_cells_that_go_together(size, number, command):
-    check_overrides(command)
+def cells(command):
+    """Of a sweep, at most forty; an experiment's own sweeps are read from its file."""
     config.register()
     plain = [each for each in command if not each.startswith("hydra/launcher")]
+    named = next((each.partition("=")[2] for each in plain if each.startswith("experiment=")), None)
+    if named:
+        params = OmegaConf.load(CONF / f"{named}.yaml").hydra.sweeper.params
+        plain = [*plain, *(f"{key}={value}" for key, value in params.items())]
     parsed = OverridesParser.create().parse_overrides(plain)
     choices = [list(each.sweep_string_iterator()) if each.is_sweep_override() else [None] for each in parsed]
     with hydra.initialize_config_module("bench.conf", version_base="1.3"):
@@ -36,18 +41,30 @@ def test_every_sweep_is_of_cells_that_go_together(size, number, command):
                 written if value is None else f"{each.get_key_element()}={value}"
                 for each, written, value in zip(parsed, plain, chosen, strict=True)
             ]
-            cell = config.cell(hydra.compose("config", overrides))
-            check_cell(cell.problem, cell.optimizer, cell.parameterization)
-            assert isinstance(cell.problem, FineTuning)
-            assert len(cell.report) >= (2 if size == "tour" else 5)
+            yield config.cell(hydra.compose("config", overrides))
+
+
+@pytest.mark.parametrize(("size", "number", "command"), COMMANDS, ids=[f"{size} {number}" for size, number, _ in COMMANDS])
+def test_every_sweep_is_of_cells_that_go_together(size, number, command):
+    check_overrides(command)
+    for cell in cells(command):
+        check_cell(cell.problem, cell.optimizer, cell.parameterization)
+        assert isinstance(cell.problem, FineTuning)
+        assert len(cell.report) >= (2 if size == "tour" else 5)
 
 
 def test_the_study_has_what_the_papers_compare():
-    listed = [" ".join(scaled.composed("small", *entry, "cpu", [])) for entry in scaled.SIZES["small"]]
-    few_shot = [each for each in listed if "few_shot_text" in each]
-    assert all("examples=16,64" in each and "lr.count=5" in each and "seeds.report=5" in each for each in few_shot)
-    for method in ("LoRA", "WideStartLoRA", "Narrow", "Compressed", "rank=384", "op_lora", "flora", "geolora"):
-        assert any(method in each for each in few_shot), method
+    methods, counts = set(), set()
+    for command in (command for size, _, command in COMMANDS if size == "small"):
+        for cell in cells(command):
+            rates = cell.lr
+            assert (rates.count, len(cell.tune), len(cell.report)) == (5, 2, 5)
+            if type(cell.problem).__name__ == "FewShotText":
+                counts.add(cell.problem.examples)
+                methods.add((type(cell.parameterization).__name__, getattr(cell.parameterization, "rank", None)))
+    assert counts == {16, 64}
+    assert {("LoRA", 8), ("WideStartLoRA", 8), ("Narrow", 8), ("Narrow", 384), ("Compressed", 8)} <= methods
+    assert {("OPLoRA", 8), ("Flora", 8), ("SVD", 8)} <= methods
 
 
 def test_what_is_given_on_the_command_line_comes_last():
