@@ -31,12 +31,12 @@ SIZES: dict[str, list[tuple[str, list[str]]]] = {
     "tour": [
         (
             "few_shot_text",
-            ["problem.examples=64", "problem.test=200", "problem.evaluations=3", "steps=40", "lr.values=[1e-3,3e-3]"],
+            ["problem.examples=64", "problem.test=200", "problem.evaluations=3", "steps=40", "lr.values=[3e-4,3e-3]"],
         ),
-        ("image_classification", ["steps=60", "lr.values=[3e-3,1e-2]"]),
-        ("causal_lm", ["problem.test=16", "problem.validation=8", "problem.evaluations=2", "steps=10", "lr.values=[1e-3,3e-3]"]),
-        ("image_style", ["problem.samples=64", "problem.evaluations=2", "steps=60", "lr.values=[3e-3,1e-2]"]),
-        ("summarization", ["steps=40", "lr.values=[3e-3,1e-2]"]),
+        ("image_classification", ["steps=60", "lr.values=[1e-3,1e-2]"]),
+        ("causal_lm", ["problem.test=16", "problem.validation=8", "problem.evaluations=2", "steps=10", "lr.values=[3e-4,3e-3]"]),
+        ("image_style", ["problem.samples=64", "problem.evaluations=2", "steps=60", "schedule=cosine", "lr.values=[1e-3,1e-2]"]),
+        ("summarization", ["steps=40", "lr.values=[1e-3,1e-2]"]),
     ],
     "small": [
         (task, [f"experiment=scaled_{name}"])
