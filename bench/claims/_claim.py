@@ -82,6 +82,11 @@ class Claim:
     settle: Callable[["Evidence"], Finding] = field(repr=False)
     revised: str = ""
 
+    @property
+    def scaled(self) -> bool:
+        """Whether it takes a study in real models, of hours: such a claim is settled where it is named, or asked for."""
+        return any(name.startswith("scaled_") for name in self.experiments)
+
 
 def claim(
     name: str, sentence: str, *, source: str, matched: str, experiments: str | Sequence[str] = (), revised: str = ""

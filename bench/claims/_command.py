@@ -24,6 +24,9 @@ def main(arguments: list[str], sweep: Callable[[list[str]], int]) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="claims such as op_lora.C5, or files such as op_lora; all if none")
     parser.add_argument("--list", action="store_true", help="print the claims and what the ledger says of them")
     parser.add_argument("--trace", action="store_true", help="print the lanes behind the figures of the claims named")
+    parser.add_argument(
+        "--scaled", action="store_true", help="without names: run what claims on fine-tuned models need, too, for hours"
+    )
     parser.add_argument("--stored", action="store_true", help="run nothing: settle from what --results holds")
     parser.add_argument("--results", default="results", help="the folder where experiments run (default: %(default)s)")
     parser.add_argument("--out", default=str(REFERENCE), help="the folder of the ledger (default: %(default)s)")
@@ -40,7 +43,8 @@ def main(arguments: list[str], sweep: Callable[[list[str]], int]) -> int:
                 raise InputError(f"{name}: {folder} holds no verdict on it; run python -m bench claims {name}")
         return 0
     if not options.stored:
-        experiments = [name for claim in chosen.values() for name in claim.experiments]
+        run = [claim for claim in chosen.values() if options.names or options.scaled or not claim.scaled]
+        experiments = [name for claim in run for name in claim.experiments]
         run_missing([*experiments, *([] if options.names else _ledger.ALSO)], options.results, sweep)
     settle(chosen, opened(options.results) if options.stored else Store(Path(options.results)), folder)
     return 0

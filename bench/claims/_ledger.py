@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bench.claims import VERDICTS, Claim, Evidence, Figure, Finding
+from bench.claims._claim import NOT_RUN
 from bench.packed import MARK, Packed, pack
 from bench.plots import save
 from bench.plots.style import house_style
@@ -24,8 +25,11 @@ def settle(name: str, claim: Claim, store: Store) -> tuple[Finding, Evidence]:
     """What comes out of a claim, from its experiments' cells in a store.
 
     Raises:
-        InputError: where an experiment has no results there, or they break the protocol.
+        InputError: where an experiment has no results there, unless it takes hours, or they break the protocol.
     """
+    if claim.scaled and (missing := [each for each in claim.experiments if not store.sweep(each)[1]]):
+        said = f"It takes hours, and {' and '.join(missing)} have not run: `python -m bench claims {name}` does it."
+        return Finding(NOT_RUN, said), Evidence({})
     evidence = Evidence.of(store, claim.experiments)
     with house_style():
         return claim.settle(evidence), evidence

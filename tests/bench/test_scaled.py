@@ -58,7 +58,7 @@ def test_the_study_has_what_the_papers_compare():
     for command in (command for size, _, command in COMMANDS if size == "small"):
         for cell in cells(command):
             rates = cell.lr
-            assert (rates.count, len(cell.tune), len(cell.report)) == (5, 2, 5)
+            assert (rates.count, len(cell.tune), len(cell.report)) == (5, 2, 10)
             if type(cell.problem).__name__ == "FewShotText":
                 counts.add(cell.problem.examples)
                 methods.add((type(cell.parameterization).__name__, getattr(cell.parameterization, "rank", None)))
