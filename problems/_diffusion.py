@@ -15,6 +15,7 @@ from problems._pretrained import glyphs
 from problems._task import unknown, without_dropout
 
 ROWS = 32  # of a forward pass
+CONTRAST = 1.5
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
 
@@ -27,7 +28,6 @@ class GlyphNet:
 
     side = 32
     channels = 1
-    contrast = 1.5  # of pictures that are compared, real ones too: what is nearly paper is paper, and nearly ink is ink
 
     def __init__(self, weights: str) -> None:
         self.net = glyphs.pretrained() if weights == "pretrained" else glyphs.untrained()
@@ -35,6 +35,14 @@ class GlyphNet:
 
     def model(self) -> nn.Module:
         return without_dropout(fresh(self.net))
+
+    @staticmethod
+    def compared(images: Tensor) -> Tensor:
+        """Pictures as they are compared, real ones too: what is nearly paper is paper, nearly ink is ink, at half the resolution.
+
+        An ImageNet network makes more of edges that are ragged by a pixel, as samples' are, than of a stroke's weight.
+        """
+        return nn.functional.avg_pool2d((CONTRAST * images).clamp(-1, 1), 2)
 
     def encoded(self, images: Tensor) -> Tensor:
         """(N, c, h, w), what the net is to denoise, of pictures (N, 1, 32, 32) from -1 to 1."""
@@ -69,7 +77,6 @@ class Pipeline:
     """A pipeline of Stable Diffusion's class: an autoencoder, a text encoder, and a U-Net whose attention is told the text."""
 
     channels = 3
-    contrast = 1.0
 
     def __init__(self, path: str, weights: str, problem: str) -> None:
         from diffusers import DDPMScheduler, StableDiffusionPipeline
@@ -85,6 +92,10 @@ class Pipeline:
                 self.pipe.unet = type(self.pipe.unet).from_config(self.pipe.unet.config)
         self.side = int(self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor)
         self.process = DDPMScheduler.from_config(self.pipe.scheduler.config)
+
+    @staticmethod
+    def compared(images: Tensor) -> Tensor:
+        return images
 
     def model(self) -> nn.Module:
         return without_dropout(fresh(self.pipe.unet))

