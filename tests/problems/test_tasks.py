@@ -100,7 +100,7 @@ def test_measures_hold_what_rates_are_chosen_by_and_tests_the_headline(name):
 @pytest.mark.parametrize("name", FOUND)
 def test_steps_move_adapters_and_heads_alone_and_lower_the_loss(name):
     task = drawn(name)
-    lane = Lane(task, LoRA(rank=2), Adam(), 0, 3e-3, Settings(6))
+    lane = Lane(task, LoRA(rank=2), Adam(), 0, 3e-3, Settings(6, tuning=True))  # without tests, which ask for more packages
     frozen = {key: tensor.clone() for key, tensor in lane.model.named_parameters() if not tensor.requires_grad}
     before = lane.measure()["loss"]
     for _ in range(6):
