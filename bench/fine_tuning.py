@@ -142,7 +142,8 @@ class Lane:
         grid = evaluation_grid(self.settings.steps, self.task.evaluations)
         if keep is not None and self.resume(keep) and progress is not None:
             progress(self.step)
-        begun = kept = time.perf_counter()
+        kept = time.perf_counter()
+        begun = kept - sum(self.seconds.values())  # a resumed lane has no more time than one that was not cut off
         while True:
             started = time.perf_counter()
             if self.step in grid and not (self.rows and self.rows[-1]["step"] == self.step):
@@ -151,8 +152,9 @@ class Lane:
                 self.rows.append({**self.measure(), "batch_loss": mean})
                 self.seconds["probes"] += time.perf_counter() - started
                 if not np.isfinite(self.rows[-1]["loss"]):
+                    self.rows[-1]["loss"] = np.inf
                     return "diverged"
-            if self.step == self.settings.steps:
+            if self.step >= self.settings.steps:
                 return "ok"
             if timeout is not None and time.perf_counter() - begun > timeout:
                 return "timeout"

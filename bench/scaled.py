@@ -3,12 +3,13 @@
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from hydra.errors import HydraException
 
-from bench import tables
+from bench import config, tables
 from bench.jobs import PAGE
 from bench.overrides import one_line
 from bench.store import Store
@@ -59,6 +60,7 @@ SIZES: dict[str, list[tuple[str, list[str]]]] = {
                 *DEEP_SETTINGS,
                 f"problem.model={BERT_BASE}",
                 "problem.data=stsb,rte,mrpc",
+                "problem.test=277",  # all that rte has
                 "problem.examples=16,64,256,1024",
                 "problem.head=frozen",
                 "problem.length=128",
@@ -68,7 +70,14 @@ SIZES: dict[str, list[tuple[str, list[str]]]] = {
         ),
         (
             "few_shot_text",
-            [*GEOLORA, f"problem.model={BERT_BASE}", "problem.data=rte,mrpc,cola", "problem.examples=1024", "steps=1000"],
+            [
+                *GEOLORA,
+                f"problem.model={BERT_BASE}",
+                "problem.data=rte,mrpc,cola",
+                "problem.test=277",
+                "problem.examples=1024",
+                "steps=1000",
+            ],
         ),
         ("causal_lm", ["parameterization=lora,op_lora,flora", "optimizer=adamw", "problem.length=256", "steps=500"]),
         ("image_style", [f"problem.model={SD}", "parameterization=lora,op_lora", "rank=2,4", "optimizer=adamw", "steps=1000"]),
@@ -136,13 +145,14 @@ def run(size: str, commands: list[list[str]], sweep: Callable[[list[str]], int])
     store = Store(Path(next((each.partition("=")[2] for each in commands[0] if each.startswith("results=")), "results")))
     for number, command in enumerate(commands, start=1):
         print(f"{size} {number} of {len(commands)}: {' '.join(command)}", file=sys.stderr, flush=True)
+        before = store.sweeps()
         try:
             worst = max(worst, sweep([*command, "figures=[]"]))
         except (InputError, HydraException) as error:  # a package or a hub that is missing is this sweep's affair
             print(f"error: {error if isinstance(error, InputError) else one_line(error, command)}", file=sys.stderr)
             worst = max(worst, 2)
             continue
-        keys += store.sweep()[1]
+        keys += kept_of(store, config.signature([*command, "figures=[]"]), before)
         taken = (time.time() - started) / 60
         print(f"{size} {number} of {len(commands)} done, {taken:.1f} min so far", file=sys.stderr, flush=True)
     keys = list(dict.fromkeys(keys))
@@ -156,3 +166,11 @@ def run(size: str, commands: list[list[str]], sweep: Callable[[list[str]], int])
         print("\n".join(map(str, plots.draw(store, name, keys, FIGURES))))
         print(f"to open in a browser: {page.write(store, keys, page.folder_of(store, name), name)}")
     return worst
+
+
+def kept_of(store: Store, signature: str, before: Mapping[str, Any]) -> list[str]:
+    """The finished cells of a sweep: one that was there already is known by its signature, one that was not whole by being new."""
+    after = store.sweeps()
+    records = [record for record in after.values() if record["signature"] == signature]
+    records = records or [record for name, record in after.items() if before.get(name) != record]
+    return [key for record in records for key in record["keys"] if store.done(key)]

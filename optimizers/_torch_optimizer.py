@@ -321,7 +321,9 @@ def unpack(unit: Unit, found: Mapping[str, Mapping[str, Any]]) -> None:
     for name, flat in found.items():
         for key, value in flat.items():
             if key == "step":
-                state.counts[name] = torch.as_tensor(value).detach().clone()
+                fresh = state.counts.get(name)  # where the rule keeps it, which a file does not say
+                place = unit.tensors[name].device if fresh is None and unit.rule.elementwise else getattr(fresh, "device", "cpu")
+                state.counts[name] = torch.as_tensor(value).detach().clone().to(place)
             elif key == "restarted":
                 state.restarted.add(name)
             elif key == "run/step":
@@ -329,7 +331,7 @@ def unpack(unit: Unit, found: Mapping[str, Mapping[str, Any]]) -> None:
             elif key.startswith("run/stream/"):
                 at.generators[int(key.rpartition("/")[2])].set_state(value.cpu().to(torch.uint8))
             elif key.startswith("run/memory/"):
-                memory[key.removeprefix("run/memory/")] = value.detach().clone()
+                memory[key.removeprefix("run/memory/")] = value.detach().clone().to(unit.tensors[name].device)
             elif key not in state[name] or state[name][key].shape != value.shape:
                 raise InputError(f"optimizer state: {name}/{key} is of another rule, or of another model")
             else:

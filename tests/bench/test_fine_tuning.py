@@ -198,6 +198,14 @@ def test_a_lane_that_diverges_is_infinite_and_leaves_the_others_alone():
     assert alone.lanes["final_loss"].item() == good["final_loss"]
 
 
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_a_lane_may_diverge_at_any_evaluation(steps):
+    result = run(TinyText(), LoRA(rank=2), optimizers.SGD(), lr=[1e10], seeds=[0], steps=steps)
+    assert result.lanes["status"].item() in ("ok", "diverged")
+    if result.lanes["status"].item() == "diverged":
+        assert result.lanes["final_loss"].item() == float("inf")
+
+
 def test_a_lane_that_runs_out_of_time_says_so():
     result = run(TinyText(), LoRA(rank=2), Adam(), lr=[1e-3], seeds=[0], steps=50, timeout=1e-9)
     assert result.lanes["status"].tolist() == ["timeout"]
