@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from linalg.random import generator
 from problems._digits import CLASSES, digits
+from problems._pretrained import with_weights, write_weights
 
 WEIGHTS = Path(__file__).with_suffix(".safetensors")
 NET: dict[str, Any] = {
@@ -96,23 +97,12 @@ def accuracy(net: nn.Module) -> float:
     return float((found == classes[other].argmax(-1)).double().mean())
 
 
-def save(net: nn.Module) -> None:
-    """Write the weights, in half precision."""
-    from safetensors.torch import save_file
-
-    save_file({name: tensor.half().contiguous() for name, tensor in net.state_dict().items()}, WEIGHTS)
-
-
 def pretrained() -> nn.Module:
     """The net with the weights that come with the suite."""
-    from safetensors.torch import load_file
-
-    net = untrained()
-    net.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS).items()})
-    return net
+    return with_weights(untrained(), WEIGHTS)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--epochs", type=int, default=150)
-    save(pretrain(parser.parse_args().epochs))
+    write_weights(pretrain(parser.parse_args().epochs), WEIGHTS)

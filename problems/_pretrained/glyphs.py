@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from linalg.random import generator
 from problems._glyphs import STYLES, parts
+from problems._pretrained import with_weights, write_weights
 
 WEIGHTS = Path(__file__).with_suffix(".safetensors")
 FOLD = 2
@@ -102,27 +103,16 @@ def pretrain(steps: int, batch: int = 32, lr: float = 1e-3, warmup: int = 200) -
         if step % 100 == 99:
             left = (time.time() - started) / (step + 1) * (steps - step - 1) / 60
             print(f"step {step + 1}: loss {shown:.4f}, {left:.1f} min left", flush=True)
-            save(averaged.module)
+            write_weights(averaged.module, WEIGHTS)
     return averaged.module
-
-
-def save(net: nn.Module) -> None:
-    """Write the weights, in half precision."""
-    from safetensors.torch import save_file
-
-    save_file({name: tensor.half().contiguous() for name, tensor in net.state_dict().items()}, WEIGHTS)
 
 
 def pretrained() -> nn.Module:
     """The net with the weights that come with the suite."""
-    from safetensors.torch import load_file
-
-    net = untrained()
-    net.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS).items()})
-    return net
+    return with_weights(untrained(), WEIGHTS)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--steps", type=int, default=5000)
-    save(pretrain(parser.parse_args().steps))
+    write_weights(pretrain(parser.parse_args().steps), WEIGHTS)
