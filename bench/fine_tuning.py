@@ -1,17 +1,20 @@
 """Runs lanes of a problem that lives in a model: one after the other, each with adapters of its own on a copy of the model."""
 
+import gc
+import hashlib
 import json
 import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from adapters import attach
@@ -20,17 +23,20 @@ from adapters._pair import Pair
 from adapters._report import state_bytes
 from adapters._sites import Site, sites
 from adapters._state import read_state, replace_file, write_state
+from bench import store
 from bench.engine import BlockResult, Settings
 from bench.memory import PeakMemory
 from linalg import FactoredMatrix, InputError
 from optimizers import Optimizer, Torch, schedule_factor, torch_optimizer
 from optimizers.torch import optimizer_class
 from parameterizations import Full, Parameterization
-from problems import Task
+from problems import FineTuning, Task
 
 RANK = 8  # of methods that have none of their own
 KEEP_EVERY = 30.0  # seconds between two checkpoints of a lane
-ROWS, HEAD, DONE = "rows.json", "trained.safetensors", "lane.json"
+ROWS, WHOLE, DONE = "rows.json", "trained.safetensors", "lane.json"
+FACTS = ("step", "rows", "batch_losses", "peak", "seconds")  # of a lane, as they are written beside its tensors
+LIBRARIES = ("torch", "transformers", "peft", "diffusers")
 RELATIVE = 1e-3  # to the largest: singular values below do not count to the rank of an update
 
 
@@ -79,11 +85,18 @@ class Lane:
         return [pair for site in self.sites if (pair := pair_of(site)) is not None]
 
     @property
-    def trained(self) -> dict[str, Tensor]:
-        """What trains and is no adapter's: a head, or whole weights."""
+    def whole(self) -> dict[str, Tensor]:
+        """What a run changes and no adapter has: a head, whole weights, and what batch normalisation counts."""
         own = {id(tensor) for pair in self.pairs for tensor in pair.source.parameters()}
         named = self.model.named_parameters()
-        return {name: tensor for name, tensor in named if tensor.requires_grad and id(tensor) not in own}
+        trained = {name: tensor for name, tensor in named if tensor.requires_grad and id(tensor) not in own}
+        counted = {
+            f"{name}.{key}": tensor
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.modules.batchnorm._NormBase)
+            for key, tensor in module.named_buffers(recurse=False)
+        }
+        return trained | counted
 
     def advance(self) -> float:
         """Take one step; returns the batch's loss before it."""
@@ -190,46 +203,42 @@ class Lane:
 
     def keep(self, folder: Path) -> None:
         """Write where the run stands, the last file last: a kill leaves the earlier state whole."""
-        from safetensors.torch import save_file
-
         fresh = folder / f"step-{self.step}"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         write_state(fresh, self.pairs, self.rule)
-        save_file({name: tensor.detach().contiguous().clone() for name, tensor in self.trained.items()}, fresh / HEAD)
-        facts = {
-            "step": self.step,
-            "rows": self.rows,
-            "batch_losses": self.batch_losses,
-            "peak": self.peak,
-            "seconds": self.seconds,
-        }
+        save_file({name: tensor.detach().contiguous().clone() for name, tensor in self.whole.items()}, fresh / WHOLE)
+        facts = {name: getattr(self, name) for name in FACTS}
         replace_file(fresh / ROWS, lambda path: path.write_text(json.dumps(facts)))
         for other in folder.glob("step-*"):
             if other != fresh:
                 shutil.rmtree(other, ignore_errors=True)
 
     def resume(self, folder: Path) -> bool:
-        """Go on from what `keep` wrote, if there is anything whole."""
-        from safetensors.torch import load_file
-
+        """Go on from what `keep` wrote, if there is anything that can be read; what cannot be is thrown away."""
         for found in sorted(folder.glob("step-*"), key=lambda path: -int(path.name.partition("-")[2])):
-            if not (found / ROWS).is_file():
-                continue
-            facts = json.loads((found / ROWS).read_text())
-            read_state(found, self.pairs, self.rule)
-            kept = load_file(found / HEAD)
-            with torch.no_grad():
-                for name, tensor in self.trained.items():
-                    tensor.copy_(kept[name])
-            self.step, self.rows, self.batch_losses = facts["step"], facts["rows"], facts["batch_losses"]
-            self.peak, self.seconds = facts["peak"], facts["seconds"]
-            return True
+            try:
+                self.take(found)
+                return True
+            except (InputError, OSError, ValueError, KeyError, RuntimeError, SafetensorError):  # a full disk, a power cut
+                shutil.rmtree(found, ignore_errors=True)
+                self.__post_init__()  # part of it may have been taken
         return False
+
+    def take(self, found: Path) -> None:
+        """Go on from what lies in one folder."""
+        facts = json.loads((found / ROWS).read_text())
+        kept = load_file(found / WHOLE)
+        read_state(found, self.pairs, self.rule)
+        with torch.no_grad():
+            for name, tensor in self.whole.items():
+                tensor.copy_(kept[name])
+        for name in FACTS:
+            setattr(self, name, facts[name])
 
 
 def run_lanes(
-    tasks: Sequence[Task],
+    problem: FineTuning,
     parameterization: Parameterization,
     optimizer: Optimizer,
     *,
@@ -239,34 +248,51 @@ def run_lanes(
     timeout: float | None = None,
     progress: Callable[[float], None] | None = None,
     keep: Path | None = None,
-) -> list[tuple[slice, slice, BlockResult]]:
-    """Run every rate on every seed, one lane after the other.
+) -> tuple[list[tuple[slice, slice, BlockResult]], type[Task]]:
+    """Run every rate on every seed, one lane after the other, so that one task and one model are in memory at a time.
 
     Args:
-        tasks: one a seed.
         timeout: seconds for all lanes, shared out equally.
-        keep: a folder where finished lanes are kept, and where an unfinished one stands.
+        keep: a folder where finished lanes are kept, and where an unfinished one stands; lanes of other settings or versions
+            may lie beside them.
+
+    Returns:
+        A block a lane, and the kind of task, which says what its measures are for.
     """
     share = None if timeout is None else timeout / (len(seeds) * len(rates))
+    stamp = stamp_of(problem, parameterization, optimizer, settings)
     found = []
-    for (i, seed), (j, rate) in product(enumerate(seeds), enumerate(rates)):
-        folder = None if keep is None else keep / f"seed-{seed}-lr-{rate:g}"
-        left = None if folder is None else finished(folder)
-        if left is None:
-            lane = Lane(tasks[i], parameterization, optimizer, seed, rate, settings)
-            left = lane.leave(lane.run(progress, folder, share))
-            if folder is not None:
-                finish(folder, left)
-        elif progress is not None:
-            progress(settings.steps)
-        found.append((slice(i, i + 1), slice(j, j + 1), as_block(left, settings)))
-    return found
+    for i, seed in enumerate(seeds):
+        task = problem.draw(seed)
+        for j, rate in enumerate(rates):
+            folder = None if keep is None else keep / f"{stamp}-seed-{seed}-lr-{rate!r}"
+            left = None if folder is None else finished(folder)
+            if left is None:
+                lane = Lane(task, parameterization, optimizer, seed, rate, settings)
+                left = lane.leave(lane.run(progress, folder, share))
+                del lane
+                gc.collect()  # models, hooks and adapters refer to each other in circles
+                if folder is not None:
+                    finish(folder, left)
+            elif progress is not None:
+                progress(settings.steps)
+            found.append((slice(i, i + 1), slice(j, j + 1), as_block(left, settings)))
+    return found, type(task)
+
+
+def stamp_of(problem: FineTuning, parameterization: Parameterization, optimizer: Optimizer, settings: Settings) -> str:
+    """What tells lanes from those of other settings, or of other versions of what they are run by."""
+    axes = [f"{type(each).__module__}.{each!r}" for each in (problem, parameterization, optimizer, settings)]
+    versions = [store.installed(name) for name in LIBRARIES]
+    return hashlib.sha256(json.dumps([axes, versions, problem.fingerprint()]).encode()).hexdigest()[:8]
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
     """What a lane left, where it ran to its end."""
-    path = folder / DONE
-    return dict(json.loads(path.read_text())) if path.is_file() else None
+    try:
+        return dict(json.loads((folder / DONE).read_text()))
+    except (OSError, ValueError):  # not there, or cut short: it runs again
+        return None
 
 
 def finish(folder: Path, left: dict[str, Any]) -> None:
@@ -307,7 +333,7 @@ def adapted(model: nn.Module, task: Task, parameterization: Parameterization, se
     Raises:
         InputError: where no layer of the model has such a name, or the parameterization does not fit one.
     """
-    names = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    names = [name for name, module in model.named_modules() if isinstance(module, kinds())]
     chosen = [name for name in names if any(name == end or name.endswith(f".{end}") for end in task.targets)]
     heads = [name for name, _ in model.named_modules() if name.rpartition(".")[2] in task.head]
     if not chosen:
@@ -326,11 +352,18 @@ def adapted(model: nn.Module, task: Task, parameterization: Parameterization, se
     rank = getattr(parameterization, "rank", None) or RANK
     alpha = getattr(parameterization, "alpha", None) or rank
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=chosen, modules_to_save=heads or None)
-    with torch.random.fork_rng(), warnings.catch_warnings():
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a method says of a size is in docs/adapters.md, and not for every lane
         torch.manual_seed(seed)
         wrapped = get_peft_model(model, config)
         return attach(wrapped, parameterization, loss=lambda each: first_loss(each, task), steps=steps, seed=seed)
+
+
+def kinds() -> tuple[type[nn.Module], ...]:
+    """The layers that adapters fit: GPT-2's linear ones have a class of their own."""
+    from transformers.pytorch_utils import Conv1D
+
+    return nn.Linear, nn.Conv2d, Conv1D
 
 
 def first_loss(model: nn.Module, task: Task) -> Tensor:

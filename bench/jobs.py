@@ -1,5 +1,6 @@
 """What one Hydra job does: build its cell, run it unless it is there, keep what comes out."""
 
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,8 @@ def job(config: DictConfig) -> float | None:
                 post("kept")
             else:
                 post("running")
+                if config.force:  # lanes of a run that was cut off are not taken over
+                    shutil.rmtree(store.lanes(key), ignore_errors=True)
                 started, cpu_started = time.time(), time.process_time()
                 try:
                     result = cell.run(lambda share: post("running", share=share), store.lanes(key))

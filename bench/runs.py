@@ -97,11 +97,10 @@ def run(
     check_cell(problem, optimizer, parameterization)
     settings = Settings(steps, schedule, warmup, as_dtype(dtype) or problem.dtype, as_device(device), probes, tuning)
     if isinstance(problem, FineTuning):
-        tasks = [problem.draw(seed) for seed in seeds]
         from bench.fine_tuning import run_lanes  # it brings what adapters need, which others do without
 
-        found = run_lanes(
-            tasks,
+        found, kind = run_lanes(
+            problem,
             parameterization,
             optimizer,
             seeds=seeds,
@@ -111,7 +110,7 @@ def run(
             progress=progress,
             keep=keep,
         )
-        return tabulate(found, tasks, seeds, rates, [None] * len(seeds), settings.dtype)
+        return tabulate(found, [kind] * len(seeds), seeds, rates, [None] * len(seeds), settings.dtype)
     instances = [problem.draw(seed, dtype=settings.dtype, device=settings.device) for seed in seeds]
     lane, seed = working_set(instances[0], parameterization, optimizer, settings)
     results: list[tuple[slice, slice, BlockResult]] = []
@@ -147,7 +146,7 @@ def as_device(device: str) -> str:
 
 def tabulate(
     results: list[tuple[slice, slice, BlockResult]],
-    instances: Sequence[Instance | Task],
+    instances: Sequence[Instance | type[Task]],
     seeds: Sequence[int],
     rates: Sequence[float],
     floors: Sequence[float | None],
@@ -208,7 +207,7 @@ def joined(tables: list[dict[str, np.ndarray]], order: list[str]) -> pd.DataFram
 
 
 def summarize(
-    curve: dict[str, np.ndarray], status: str, instance: Instance | Task, floor: float | None, dtype: torch.dtype
+    curve: dict[str, np.ndarray], status: str, instance: Instance | type[Task], floor: float | None, dtype: torch.dtype
 ) -> dict[str, object]:
     """A lane's row, from its values (p,) by name on the p probed steps.
 
@@ -243,7 +242,7 @@ def summarize(
     return row
 
 
-def remaining(start: float, score: float, instance: Instance | Task, floor: float | None) -> float:
+def remaining(start: float, score: float, instance: Instance | type[Task], floor: float | None) -> float:
     """What a run leaves of the excess loss that it started with; of a validation loss, or the square of a validation RMSE, the
     floor is taken to be zero: nobody knows it."""
     if instance.selection != "loss":

@@ -42,12 +42,11 @@ SIZES: dict[str, list[tuple[str, list[str]]]] = {
     "small": [
         (task, [f"experiment=scaled_{name}"])
         for task, names in {
-            "few_shot_text": ("text_arms", "text_full_width", "text_methods", "text_geolora", "text_ranks"),
-            "image_classification": ("digits", "digits_geolora"),
-            "image_style": ("icons",),
-            "causal_lm": ("language",),
+            "few_shot_text": ("text_arms", "text_full_width", "text_methods", "text_geolora", "text_ranks", "pretraining_text"),
+            "image_classification": ("digits", "digits_geolora", "pretraining_digits"),
+            "image_style": ("icons", "pretraining_icons"),
+            "causal_lm": ("language", "pretraining_language"),
             "summarization": ("summaries", "summaries_flora"),
-            "all": ("pretraining",),
         }.items()
         for name in names
     ],

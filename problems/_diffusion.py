@@ -1,7 +1,6 @@
 """What `image_style` needs of a diffusion model: the net that is adapted, pictures as it sees them, and samples."""
 
 import copy
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -87,7 +86,7 @@ class Pipeline:
             raise unknown(problem, "model", path, "glyphs, the folder of a pipeline, or a hub's id within reach", error) from error
         self.pipe.set_progress_bar_config(disable=True)
         if weights == "random":
-            with torch.random.fork_rng():
+            with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 self.pipe.unet = type(self.pipe.unet).from_config(self.pipe.unet.config)
         self.side = int(self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor)
@@ -149,12 +148,3 @@ def pictures(folder: Path, side: int, problem: str) -> tuple[Tensor, list[str]]:
         found.append(torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).float() / 127.5 - 1)
     beside = [file.with_suffix(".txt") for file in files]
     return torch.stack(found), [text.read_text().strip() if text.is_file() else "" for text in beside]
-
-
-def folder_digest(folder: Path) -> str:
-    """What tells a folder of pictures with their captions from another."""
-    found = hashlib.sha256()
-    for file in sorted(file for file in folder.iterdir() if file.is_file()):
-        found.update(f"{file.name} {file.stat().st_size} ".encode())
-        found.update(file.read_bytes())
-    return found.hexdigest()

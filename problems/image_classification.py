@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from linalg.checks import check_choice, check_integer, check_number
 from linalg.random import generator
 from problems._digits import CLASSES, digits, rotated
+from problems._fingerprints import of_hub
 from problems._hub import hub_part, split_name
 from problems._language import fingerprint_of, fresh, on
 from problems._pretrained.digits import NET, WEIGHTS, as_seen, pretrained, split, untrained
@@ -108,9 +109,9 @@ class ImageClassification(FineTuning):
             left -= getattr(self, name)
 
     def fingerprint(self):
-        data = digest([*digits(), *split()]) if self.data == ROTATED_DIGITS else ""
+        data = digest([*digits(), *split()]) if self.data == ROTATED_DIGITS else of_hub(split_name(self.data)[0], "dataset")
         own = digest([torch.frombuffer(bytearray(WEIGHTS.read_bytes()), dtype=torch.uint8)]) if self.model == DIGITS_VIT else ""
-        return f"{data} {own} {fingerprint_of(self.model)}"
+        return f"{data} {own or fingerprint_of(self.model)}"
 
 
 @cache
@@ -136,7 +137,8 @@ def loaded(model: str, classes: int) -> tuple[nn.Module, bool]:
 
     options = {"num_labels": classes, "ignore_mismatched_sizes": True, "output_loading_info": True, "dtype": torch.float32}
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # of layers that the weights lack
             found, said = AutoModelForImageClassification.from_pretrained(model, **options)
     except (OSError, ValueError) as error:
         raise unknown(NAME, "model", model, f"{DIGITS_VIT}, a folder, or a hub's id within reach", error) from error
@@ -149,7 +151,7 @@ def of_chance(model: str, classes: int, seed: int) -> nn.Module:
 
     try:
         config = AutoConfig.from_pretrained(model, num_labels=classes)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             found: nn.Module = AutoModelForImageClassification.from_config(config, dtype=torch.float32)
         return found

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from linalg.checks import check_integer
 from linalg.random import generator
 from problems import _mmd
-from problems._diffusion import ATTENTION, ROWS, GlyphNet, Pipeline, folder_digest, pictures
+from problems._diffusion import ATTENTION, ROWS, GlyphNet, Pipeline, pictures
+from problems._fingerprints import of_folder
 from problems._glyphs import STYLES, parts
 from problems._language import fingerprint_of, on
 from problems._packages import package_version
@@ -81,8 +82,8 @@ class ImageStyle(FineTuning):
 
     def fingerprint(self):
         weights = digest([torch.frombuffer(bytearray(WEIGHTS.read_bytes()), dtype=torch.uint8)]) if self.model == GLYPHS else ""
-        data = package_version("qtawesome") if self.data in STYLES else folder_digest(Path(self.data))
-        return f"{weights} {fingerprint_of(self.model)} {data} {_mmd.fingerprint()}"
+        data = package_version("qtawesome") if self.data in STYLES else of_folder(Path(self.data))
+        return f"{weights or fingerprint_of(self.model)} {data} {_mmd.fingerprint()}"
 
 
 @cache

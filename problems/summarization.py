@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from linalg import InputError
 from linalg.checks import check, check_integer
 from linalg.random import generator
+from problems._fingerprints import of_hub
 from problems._hub import hub_part, split_name
-from problems._language import fingerprint_of, fresh, loaded, on, reviews, tokenizer_of
-from problems._rouge import rouge, words
+from problems._language import beginning, fingerprint_of, fresh, loaded, on, reviews, reviews_fingerprint, tokenizer_of
+from problems._rouge import rouge
 from problems._task import Batch, FineTuning, Task, by_lane, in_order, unknown, without_dropout
 
 NAME, TINY, REVIEWS = "summarization", "tiny", "reviews"
@@ -26,7 +27,6 @@ COLUMNS = {"article": "highlights", "document": "summary"}  # a hub's names of t
 PAD, END, OTHER = "<pad>", "</s>", "<unk>"
 VOCABULARY = 1000  # tokens of the tiny model
 COUNTED = 4000  # training texts that they are counted in, at most
-BEGINNING = 10  # words
 ROWS = 32  # of a forward pass that measures
 TRAIN_MEASURED = 64  # training texts that the exact loss is taken over
 MASKS = {"input_ids": "attention_mask", "attention_mask": "attention_mask", "labels": "labels_mask", "labels_mask": "labels_mask"}
@@ -93,18 +93,13 @@ class Summarization(FineTuning):
         return SummaryTask(self, seed, chosen)
 
     def fingerprint(self):
-        return "" if self.model == TINY else fingerprint_of(self.model)
+        data = reviews_fingerprint() if self.data == REVIEWS else of_hub(HUB.get(self.data, split_name(self.data))[0], "dataset")
+        return f"{data} {'' if self.model == TINY else fingerprint_of(self.model)}"
 
 
 def pairs(data: str, part: str) -> Pairs:
     """Texts with their summaries, to `train` on or to `test`."""
-    if data != REVIEWS:
-        return hub_pairs(data, part)
-    found = review_pairs(part)
-    if part == "test":
-        return found
-    tested = {beginning(text) for text, _ in review_pairs("test")}
-    return tuple(pair for pair in found if beginning(pair[0]) not in tested)
+    return review_pairs(part) if data == REVIEWS else hub_pairs(data, part)
 
 
 @cache
@@ -113,11 +108,6 @@ def review_pairs(part: str) -> Pairs:
     texts = (" ".join(text.replace("<br />", " ").split()) for text in reviews(part, NAME)[0])
     once = {beginning(text): text for text in texts}.values()
     return tuple((text, first) for text in once if (first := first_sentence(text)) != text)
-
-
-def beginning(text: str) -> tuple[str, ...]:
-    """What tells reviews apart: some were posted again, with a word changed further on."""
-    return tuple(words(text)[:BEGINNING])
 
 
 def first_sentence(text: str) -> str:
@@ -182,7 +172,7 @@ def tiny_model(vocabulary: int) -> nn.Module:
     sizes: dict[str, Any] = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
     numbers: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
     config = T5Config(vocab_size=vocabulary, **sizes, **numbers)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return T5ForConditionalGeneration(config)
 

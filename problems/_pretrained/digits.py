@@ -57,7 +57,7 @@ def untrained(seed: int = 0) -> nn.Module:
     """The net with random weights."""
     from transformers import ViTConfig, ViTForImageClassification
 
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ViTForImageClassification(ViTConfig(**NET))
 

@@ -55,7 +55,7 @@ def untrained(seed: int = 0) -> nn.Module:
     """The net with random weights."""
     from diffusers import UNet2DModel
 
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net: Any = UNet2DModel(**NET)
     return net

@@ -1,20 +1,24 @@
 """Lanes of a model: against peft and torch alone, cut off and resumed, refused, and what they say of memory."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
 from catalogue import small
 from tiny_task import TinyTask, TinyText
+from torch import nn
 
 import optimizers
 import parameterizations
+from adapters._sites import sites
 from bench import fine_tuning
 from bench.catalogue import check_cell, entries
 from bench.cell import Cell, LearningRates
 from bench.engine import Settings
-from bench.fine_tuning import Lane, evaluation_grid, of_updates
+from bench.fine_tuning import Lane, evaluation_grid, of_updates, run_lanes
 from bench.memory import PeakMemory
 from bench.runs import run
 from linalg import InputError
@@ -119,6 +123,86 @@ def test_a_checkpoint_that_was_being_written_is_not_read(tmp_path, monkeypatch):
     resumed = lane()
     assert resumed.resume(tmp_path)
     assert resumed.step == int(found.name.removeprefix("step-"))
+
+
+@pytest.mark.parametrize("file", ["rows.json", "trained.safetensors", "training_state.safetensors", "training_state.json"])
+def test_a_checkpoint_that_was_cut_short_is_thrown_away_and_the_one_before_is_taken(file, tmp_path, monkeypatch):
+    whole = lane()
+    assert whole.run() == "ok"
+    monkeypatch.setattr(fine_tuning, "KEEP_EVERY", 0.0)
+    with pytest.raises(Cut):
+        lane().run(cut_after(4), tmp_path)
+    (found,) = tmp_path.glob("step-*")
+    later = tmp_path / "step-7"
+    shutil.copytree(found, later)
+    (later / file).write_bytes((later / file).read_bytes()[:-9])
+    resumed = lane()
+    assert resumed.resume(tmp_path)
+    assert resumed.step == int(found.name.removeprefix("step-"))
+    assert not later.exists()
+    shutil.rmtree(found)
+    assert not lane().resume(tmp_path)
+    assert resumed.run() == "ok"
+    assert resumed.batch_losses == whole.batch_losses
+
+
+def test_lanes_of_other_settings_in_the_same_folder_are_left_alone(tmp_path):
+    def lanes(problem, settings, rate=0.01):
+        return run_lanes(problem, LoRA(rank=3), Adam(), seeds=[0], rates=[rate], settings=settings, keep=tmp_path)[0]
+
+    first = lanes(TinyText(), DOUBLE)
+    assert len(list(tmp_path.iterdir())) == 1
+    lanes(TinyText(batch_size=3), DOUBLE)
+    lanes(TinyText(), Settings(9, dtype=torch.float64))
+    lanes(TinyText(), DOUBLE, 0.01000001)
+    assert len(list(tmp_path.iterdir())) == 4
+    again = lanes(TinyText(), DOUBLE)
+    assert again[0][2].step_seconds == first[0][2].step_seconds  # read, not run
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+class Normalised(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.query, self.norm, self.classifier = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.classifier(self.norm(self.query(x)))
+
+
+class NormalisedTask(TinyTask):
+    def model(self):
+        torch.manual_seed(0)
+        return Normalised()
+
+    def losses(self, model, batch, lanes=1):
+        x = batch["input_ids"][:, :4].to(next(model.parameters())) / 40
+        return nn.functional.cross_entropy(model(x), batch["labels"]).reshape(1)
+
+
+def test_what_batch_normalisation_counts_is_in_a_checkpoint(tmp_path, monkeypatch):
+    def normalised():
+        return Lane(NormalisedTask(TinyText(targets=("query",)), 0), LoRA(rank=2), Adam(), 0, 0.05, replace(DOUBLE, tuning=True))
+
+    whole = normalised()
+    assert whole.run() == "ok"
+    monkeypatch.setattr(fine_tuning, "KEEP_EVERY", 0.0)
+    with pytest.raises(Cut):
+        normalised().run(cut_after(5), tmp_path)
+    again = normalised()
+    assert again.run(keep=tmp_path) == "ok"
+    pd.testing.assert_frame_equal(pd.DataFrame(again.rows), pd.DataFrame(whole.rows), rtol=0, atol=0)
+
+
+def test_the_linear_layers_of_gpt2_are_adapted():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=48, n_embd=16, n_layer=2, n_head=2, n_positions=8))
+    task = TinyText(targets=("c_attn",), head=False).task(0)
+    wrapped = fine_tuning.adapted(model, task, LoRA(rank=2), 0, 4)
+    found = sites(wrapped)
+    assert [site.shape for site in found] == [(48, 16)] * 2
+    assert all(site.base_is_transposed for site in found)
 
 
 def cell(**changes):

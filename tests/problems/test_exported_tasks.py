@@ -263,7 +263,7 @@ def test_peft_classifies_as_the_lane_that_it_loads(problem, method, tmp_path):
 def test_a_head_that_was_trained_comes_back_with_the_adapter(method, tmp_path):
     task = TinyText().draw(0)
     lane, _ = trained(task, METHODS[method], lr=2e-2)
-    head = {name.rpartition(".")[2]: tensor for name, tensor in lane.trained.items() if "classifier" in name}
+    head = {name.rpartition(".")[2]: tensor for name, tensor in lane.whole.items() if "classifier" in name}
     again = reloaded(task, lane, tmp_path).base_model.model.classifier.modules_to_save["default"]
     assert head.keys() == dict(again.named_parameters()).keys() == {"weight", "bias"}
     assert all(torch.equal(tensor, head[name]) for name, tensor in again.named_parameters())

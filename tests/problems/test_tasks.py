@@ -26,7 +26,7 @@ SMALL = {
     "image_classification": {"examples": 12, "validation": 8, "test": 8, "batch_size": 5},
     "summarization": {"examples": 6, "validation": 4, "test": 4, "batch_size": 3},
 }
-KNOWS = ("few_shot_text", "image_style", "image_classification")  # what pretraining helps at, at these sizes
+KNOWS = ("image_style", "image_classification")  # a head of chance tells nothing of what the features are worth
 
 
 @cache
@@ -112,10 +112,9 @@ def test_steps_move_adapters_and_heads_alone_and_lower_the_loss(name):
 
 @pytest.mark.parametrize("name", KNOWS)
 def test_a_pretrained_model_starts_lower_than_a_random_one(name):
-    options = {"head": "probe", "examples": 64, "validation": 64} if name == "few_shot_text" else {}
     losses = {}
     for weights in ("pretrained", "random"):
-        task = drawn(name, weights=weights, **options)
+        task = drawn(name, weights=weights)
         with torch.no_grad():
             losses[weights] = task.measure(task.model().eval())["validation_loss"]
     assert losses["pretrained"] < losses["random"]
