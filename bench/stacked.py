@@ -1,7 +1,8 @@
 """Lanes of a model that train together over one frozen base: its products are made once for all, adapters have a lane dimension."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,11 +10,14 @@ from torch import Tensor, nn
 
 from adapters._functions import Preconditioned
 from adapters._pair import Tensors
+from adapters._sites import Site
 from adapters._steps import penalize
+from bench.course import Course, Factors
 from bench.engine import Settings
 from bench.fine_tuning import Lane
 from linalg import InputError
 from optimizers import Optimizer, State, Torch, schedule_factor
+from optimizers._torch_optimizer import needs_pairs
 from parameterizations import Full, Parameterization, Params, Step
 from problems import Task
 
@@ -36,7 +40,7 @@ def apart(parameterization: Parameterization, optimizer: Optimizer, task: Task) 
         return "the method does something around the optimizer's step"
     if task.accumulation > 1:
         return "gradients are accumulated"
-    if task.head and not optimizer.elementwise:
+    if task.head and (not optimizer.elementwise or needs_pairs(optimizer)):
         return "the rule treats a head's matrices whole"
     return None
 
@@ -107,7 +111,7 @@ class LaneLinear(nn.Module):
         return found.view(*x.shape[:-1], -1)
 
 
-class Stack:
+class Stack(Course):
     """Lanes that take their steps together.
 
     Args:
@@ -126,18 +130,25 @@ class Stack:
     ) -> None:
         if reason := apart(parameterization, optimizer, lanes[0][0]):
             raise InputError(f"lanes: cannot share a base: {reason}")
-        self.lanes, self.optimizer, self.settings = list(lanes), optimizer, settings
-        self.lane: int | None = None
-        self.step = 0
-        singles = {seed: Lane(task, parameterization, optimizer, seed, rate, settings) for task, seed, rate in reversed(self.lanes)}
-        each = [singles[seed] for _, seed, _ in self.lanes]
+        self.lanes, self.parameterization, self.optimizer = list(lanes), parameterization, optimizer
+        super().__init__([task for task, *_ in lanes], settings)
+
+    def restart(self) -> None:
+        super().restart()
+        optimizer, settings = self.optimizer, self.settings
+        self.lane: int | None = None  # the one that is looked at alone
+        starts = {(seed, id(task)): (task, seed, rate) for task, seed, rate in reversed(self.lanes)}
+        singles = {
+            key: Lane(task, self.parameterization, optimizer, seed, rate, settings) for key, (task, seed, rate) in starts.items()
+        }
+        each = [singles[seed, id(task)] for task, seed, _ in self.lanes]
         self.model = copy.deepcopy(each[0].model)
         self.holders: list[LaneTensors] = []
         trained = {id(tensor): name for name, tensor in each[0].model.named_parameters() if tensor.requires_grad}
         for index, site in enumerate(each[0].sites):
             pairs = [lane.pairs[index] for lane in each]
-            if not isinstance(getattr(site.layer, "base_layer", None), nn.Linear):
-                raise InputError(f"lanes: cannot share a base: {site.name} is no linear layer")
+            if reason := unlike(site):
+                raise InputError(f"lanes: cannot share a base: {reason}")
             tensors = {name: torch.stack([pair.tensors()[name] for pair in pairs]) for name in pairs[0].names}
             at = Step(steps=settings.steps, generators=[copy_of(pair.at.generators[0]) for pair in pairs])
             holder = LaneTensors(pairs[0].method, tensors, site.scaling, at)
@@ -174,8 +185,7 @@ class Stack:
         """What trains of heads as (lanes, entries, 1): rules that stack with a head go entry by entry."""
         return {name: tensor.detach().flatten(1)[..., None] for name, tensor in self.head.items()}
 
-    def advance(self) -> Tensor:
-        """Take one step of every lane; returns (lanes,) the losses before it."""
+    def advance(self) -> list[float]:
         self.model.train()
         self.lane = None
         batches = [task.batch(self.step) for task, *_ in self.lanes]
@@ -192,7 +202,7 @@ class Stack:
         with torch.no_grad():
             self.move(self.lr * factor)
         self.step += 1
-        return losses.detach()
+        return losses.detach().tolist()
 
     def move(self, lr: Tensor) -> None:
         runs = []
@@ -210,15 +220,76 @@ class Stack:
             grads = {name: tensor.grad.flatten(1)[..., None] for name, tensor in self.head.items() if tensor.grad is not None}
             self.optimizer.update(self.head_views(), grads, self.head_state, lr, self.step)
 
-    def measure(self, lane: int) -> dict[str, float]:
-        """The task's measures of one lane."""
+    def evaluate(self, lane: int, measure: Callable[[nn.Module], dict[str, float]]) -> dict[str, float]:
         self.model.eval()
         self.lane = lane
         try:
             with torch.no_grad():
-                return self.lanes[lane][0].measure(self.model)
+                return measure(self.model)
         finally:
             self.lane = None
+
+    def updates(self, lane: int) -> list[Factors]:
+        found = []
+        for holder in self.holders:
+            left, right = (factor.detach().double() for factor in holder.factors(lane))
+            found.append((left * holder.scaling, right))
+        return found
+
+    def write(self, folder: Path) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {f"head/{name}": tensor for name, tensor in self.head.items()}
+        for i, (holder, state) in enumerate(zip(self.holders, self.states, strict=True)):
+            found |= {f"{i}/tensors/{name}": tensor for name, tensor in holder.tensors().items()}
+            found |= {f"{i}/memory/{name}": tensor for name, tensor in holder.at.memory.items()}
+            found |= {f"{i}/streams/{lane}": stream.get_state() for lane, stream in enumerate(holder.at.generators)}
+            found |= {f"{i}/state/{name}": tensor for name, tensor in of_state(state).items()}
+        found |= {f"head state/{name}": tensor for name, tensor in of_state(self.head_state).items()}
+        return found
+
+    @torch.no_grad()
+    def read(self, folder: Path, tensors: dict[str, Tensor]) -> None:
+        def under(start: str) -> dict[str, Tensor]:
+            return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+        for name, tensor in self.head.items():
+            tensor.copy_(tensors[f"head/{name}"])
+        step = int(folder.name.partition("-")[2])
+        for i, (holder, state) in enumerate(zip(self.holders, self.states, strict=True)):
+            for name, own in holder.tensors().items():
+                own.copy_(tensors[f"{i}/tensors/{name}"])
+            holder.at.memory = {name: tensor.to(self.settings.device) for name, tensor in under(f"{i}/memory/").items()}
+            for lane, stream in enumerate(holder.at.generators):
+                stream.set_state(tensors[f"{i}/streams/{lane}"])
+            holder.at.step = step
+            to_state(state, under(f"{i}/state/"))
+        to_state(self.head_state, under("head state/"))
+
+
+def unlike(site: Site) -> str | None:
+    """Why a layer cannot be shared, or None."""
+    if isinstance(getattr(site.layer, "base_layer", None), nn.Linear):
+        return None
+    return f"{site.name} is no linear layer"
+
+
+def of_state(state: State) -> dict[str, Tensor]:
+    """Moments, counts, and which of them were reset."""
+    found = {f"moments/{name}/{moment}": tensor for name, kept in state.items() for moment, tensor in kept.items()}
+    found |= {f"counts/{name}": tensor for name, tensor in state.counts.items()}
+    return found | {f"restarted/{name}": torch.ones(()) for name in state.restarted}
+
+
+def to_state(state: State, found: Mapping[str, Tensor]) -> None:
+    """Go on where `of_state` was called."""
+    state.counts, state.restarted = {}, set()
+    for key, tensor in found.items():
+        kind, name, *moment = key.split("/")
+        if kind == "counts":
+            state.counts[name] = tensor.clone()
+        elif kind == "restarted":
+            state.restarted.add(name)
+        else:
+            state[name][moment[0]].copy_(tensor)
 
 
 def widened(tensor: Tensor, width: int | None) -> Tensor:

@@ -1,0 +1,170 @@
+"""Runs lanes of a problem that lives in a model: together over one base where that is quicker, else one after the other."""
+
+import gc
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from adapters._state import replace_file
+from bench import store
+from bench.blocks import block_bytes
+from bench.course import Course
+from bench.engine import BlockResult, Settings
+from bench.fine_tuning import Lane
+from bench.memory import PeakMemory
+from bench.stacked import Stack, apart, unlike
+from optimizers import Optimizer
+from parameterizations import Parameterization
+from problems import FineTuning, Task
+
+DONE = "lane.json"
+LIBRARIES = ("torch", "transformers", "peft", "diffusers")
+
+
+@dataclass(frozen=True)
+class Method:
+    """What all lanes of a run have in common."""
+
+    problem: FineTuning
+    parameterization: Parameterization
+    optimizer: Optimizer
+    settings: Settings
+
+    def lane(self, task: Task, seed: int, rate: float) -> Lane:
+        return Lane(task, self.parameterization, self.optimizer, seed, rate, self.settings)
+
+    @property
+    def stamp(self) -> str:
+        """What tells lanes from those of other settings, or of other versions of what they are run by."""
+        axes = [f"{type(each).__module__}.{each!r}" for each in vars(self).values()]
+        versions = [store.installed(name) for name in LIBRARIES]
+        return digest([axes, versions, self.problem.fingerprint()])
+
+
+def digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
+
+
+def run_lanes(
+    problem: FineTuning,
+    parameterization: Parameterization,
+    optimizer: Optimizer,
+    *,
+    seeds: Sequence[int],
+    rates: Sequence[float],
+    settings: Settings,
+    timeout: float | None = None,
+    progress: Callable[[float], None] | None = None,
+    keep: Path | None = None,
+) -> tuple[list[tuple[slice, slice, BlockResult]], type[Task]]:
+    """Run every rate on every seed.
+
+    Lanes share a base where the method allows it and a step of two stays in the last cache; elsewhere one task and one model are
+    in memory at a time. See docs/scaled.md for what that is worth.
+
+    Args:
+        timeout: seconds for all lanes, shared out equally.
+        keep: a folder where finished lanes are kept, and where unfinished ones stand; lanes of other settings or versions may
+            lie beside them.
+
+    Returns:
+        A block a lane, and the kind of task, which says what its measures are for.
+    """
+    method = Method(problem, parameterization, optimizer, settings)
+    folders = (
+        None
+        if keep is None
+        else {(seed, rate): keep / f"{method.stamp}-seed-{seed}-lr-{rate!r}" for seed in seeds for rate in rates}
+    )
+    share = None if timeout is None else timeout / (len(seeds) * len(rates))
+    planned = [(seed, rate) for seed in seeds for rate in rates]
+    task = problem.draw(seeds[0])
+    left: dict[tuple[int, float], dict[str, Any]] = {}
+    if folders is not None:
+        left = {lane: found for lane in planned if (found := finished(folders[lane])) is not None}
+    cost: dict[str, int] = {}
+    together = 1
+    if len(left) < len(planned):
+        cost, together = tried(method, task, seeds[0], rates[0])
+    tasks = {seeds[0]: task}
+    for first in range(0, len(planned), together):
+        group = planned[first : first + together]
+        if all(lane in left for lane in group):
+            if progress is not None:
+                progress(settings.steps * len(group))
+            continue
+        tasks = {seed: tasks.get(seed) or problem.draw(seed) for seed, _ in group}
+        chosen = [(tasks[seed], seed, rate) for seed, rate in group]
+        course: Course = method.lane(*chosen[0]) if together == 1 else Stack(chosen, parameterization, optimizer, settings)
+        # what stands between is of the whole group, so that a resumed one is made up as it was
+        standing = None if keep is None else keep / f"{method.stamp}-{digest(group)}"
+        course.run(progress, standing, None if share is None else share * len(group))
+        for place, lane in enumerate(group):
+            own = course.cost() if isinstance(course, Lane) else {}
+            left[lane] = {**course.leave(place), "cost": {**cost, **own}}
+            if folders is not None:
+                finish(folders[lane], left[lane])
+        if standing is not None:
+            shutil.rmtree(standing, ignore_errors=True)
+        del course
+        gc.collect()  # models, hooks and adapters refer to each other in circles
+    places = [(slice(i, i + 1), slice(j, j + 1)) for i in range(len(seeds)) for j in range(len(rates))]
+    return [(*place, as_block(left[lane], settings)) for place, lane in zip(places, planned, strict=True)], type(task)
+
+
+def tried(method: Method, task: Task, seed: int, rate: float) -> tuple[dict[str, int], int]:
+    """The cost of a lane after one step, the bytes of that step at its height among them, and how many lanes go together."""
+    lane = method.lane(task, seed, rate)
+    with PeakMemory(lane.model.parameters()) as memory:
+        lane.advance()
+    cost = {**lane.cost(), "peak_bytes": memory.peak}
+    alone = apart(method.parameterization, method.optimizer, task) or any(unlike(site) for site in lane.sites)
+    together = 1 if alone else max(1, block_bytes(method.settings.device) // max(1, memory.peak))
+    del lane
+    gc.collect()
+    return cost, together
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """What a lane left, where it ran to its end."""
+    try:
+        return dict(json.loads((folder / DONE).read_text()))
+    except (OSError, ValueError):  # not there, or cut short: it runs again
+        return None
+
+
+def finish(folder: Path, left: Mapping[str, Any]) -> None:
+    """Keep what a lane leaves."""
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / DONE, lambda path: path.write_text(json.dumps(left)))
+
+
+def as_block(left: Mapping[str, Any], settings: Settings) -> BlockResult:
+    """What a lane left as a block of one."""
+    rows, status, grid = left["rows"], left["status"], left["grid"]
+    by_step = {row["step"]: row for row in rows}
+    if status == "diverged":
+        by_step |= {
+            step: {"loss": np.inf} for step in grid if step >= rows[-1]["step"] and "validation_loss" not in by_step.get(step, {})
+        }
+    names = dict.fromkeys(name for row in rows for name in row if name != "step")
+    curves = {
+        name: torch.tensor([[[by_step.get(step, {}).get(name, np.nan)]] for step in grid], dtype=torch.float64) for name in names
+    }
+    spectra = {int(step): torch.tensor([[values]], dtype=torch.float64) for step, values in left["spectra"].items()}
+    return BlockResult(
+        steps=list(grid),
+        curves=curves,
+        status=[[status]],
+        spectra=spectra,
+        step_seconds=left["seconds"]["steps"],
+        probe_seconds=left["seconds"]["probes"],
+        **left["cost"],
+    )
