@@ -213,13 +213,14 @@ class CellResult:
     spectra: pd.DataFrame
     summary: dict[str, Any]
     seconds: dict[str, float]
+    pictures: pd.DataFrame
 
     @classmethod
     def combine(
         cls, runs: dict[str, list[Run]], chosen: float, scores: dict[float, float], remaining: dict[float, float]
     ) -> "CellResult":
         """Number the lanes through and sum up the tuning: scores and what remained of the excess, by rate."""
-        tables: dict[str, list[pd.DataFrame]] = {"curves": [], "lanes": [], "spectra": []}
+        tables: dict[str, list[pd.DataFrame]] = {"curves": [], "lanes": [], "spectra": [], "pictures": []}
         first = 0
         for role, several in runs.items():
             for each in several:
@@ -242,5 +243,5 @@ class CellResult:
             **everything[0].cost,
         }
         seconds = {name: sum(each.seconds[name] for each in everything) for name in ("steps", "probes")}
-        curves, lanes, spectra = (pd.concat(parts, ignore_index=True) if parts else pd.DataFrame() for parts in tables.values())
-        return cls(curves, lanes, spectra, summary, seconds)
+        whole = {name: pd.concat(parts, ignore_index=True) if parts else pd.DataFrame() for name, parts in tables.items()}
+        return cls(**whole, summary=summary, seconds=seconds)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ RELATIVE = 1e-3  # to the largest: singular values below do not count to the ran
 UNREADABLE = (InputError, OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
 
 Factors = tuple[Tensor, Tensor]
+Found = TypeVar("Found")
 
 
 @dataclass
@@ -65,7 +66,7 @@ class Course:
         """Take one step of every lane; returns their losses before it."""
         raise NotImplementedError
 
-    def evaluate(self, lane: int, measure: Callable[[Any], dict[str, float]]) -> dict[str, float]:
+    def evaluate(self, lane: int, measure: Callable[[Any], Found]) -> Found:
         """What a function says of the lane's model, in evaluation mode."""
         raise NotImplementedError
 

@@ -54,6 +54,7 @@ class BlockResult:
         step_seconds, probe_seconds: wall time.
         parameters, state_bytes: trainable numbers and optimizer state of one lane; in a model also the bytes of the gradients, of
             the model, and of a step at its height beside the model.
+        pictures: of one lane, as PNG, by what they are; see `problems.Task.pictures`.
     """
 
     steps: list[int]
@@ -67,6 +68,7 @@ class BlockResult:
     gradient_bytes: int | None = None
     model_bytes: int | None = None
     peak_bytes: int | None = None
+    pictures: dict[str, list[bytes]] = field(default_factory=dict)
 
 
 class Block:

@@ -14,7 +14,7 @@ from adapters._pair import Pair
 from adapters._report import state_bytes
 from adapters._sites import Site, sites
 from adapters._state import read_state, write_state
-from bench.course import Course, Factors, History
+from bench.course import Course, Factors, Found, History
 from bench.engine import Settings
 from linalg import InputError
 from optimizers import Optimizer, Torch, schedule_factor, torch_optimizer
@@ -100,7 +100,7 @@ class Lane(Course):
         self.step += 1
         return [total]
 
-    def evaluate(self, lane: int, measure: Callable[[nn.Module], dict[str, float]]) -> dict[str, float]:
+    def evaluate(self, lane: int, measure: Callable[[nn.Module], Found]) -> Found:
         self.model.eval()
         with torch.no_grad():
             return measure(self.model)

@@ -1,7 +1,9 @@
 """Runs lanes of a problem that lives in a model: together over one base where that is quicker, else one after the other."""
 
+import base64
 import gc
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from adapters._state import replace_file
 from bench import store
@@ -108,7 +111,10 @@ def run_lanes(
         course.run(progress, standing, None if share is None else share * len(group))
         for place, lane in enumerate(group):
             own = course.cost() if isinstance(course, Lane) else {}
-            left[lane] = {**course.leave(place), "cost": {**cost, **own}}
+            left[lane] = {**course.leave(place), "cost": {**cost, **own}, "pictures": {}}
+            if lane == planned[0] and not settings.tuning and left[lane]["status"] == "ok":
+                shown = course.evaluate(place, course.tasks[place].pictures)
+                left[lane]["pictures"] = {name: [as_text(each) for each in images] for name, images in shown.items()}
             if folders is not None:
                 finish(folders[lane], left[lane])
         if standing is not None:
@@ -130,6 +136,16 @@ def tried(method: Method, task: Task, seed: int, rate: float) -> tuple[dict[str,
     del lane
     gc.collect()
     return cost, together
+
+
+def as_text(image: Tensor) -> str:
+    """An image (c, h, w) from -1 to 1 as PNG in base 64."""
+    from PIL import Image
+
+    levels = ((image.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    written = io.BytesIO()
+    Image.fromarray(levels.squeeze(-1) if levels.shape[-1] == 1 else levels).save(written, "png")
+    return base64.b64encode(written.getvalue()).decode()
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
@@ -166,5 +182,6 @@ def as_block(left: Mapping[str, Any], settings: Settings) -> BlockResult:
         spectra=spectra,
         step_seconds=left["seconds"]["steps"],
         probe_seconds=left["seconds"]["probes"],
+        pictures={name: [base64.b64decode(each) for each in images] for name, images in left["pictures"].items()},
         **left["cost"],
     )

@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from bench.store import Store, write, write_table
+from bench.store import PICTURES, Store, write, write_table
 from linalg import InputError
 
-TABLES = ("lanes", "curves", "spectra")
+TABLES = ("lanes", "curves", "spectra", PICTURES)
 MARK = "cells.parquet"
 
 
@@ -101,6 +101,9 @@ def pack(store: Store, sweeps: Mapping[str, Iterable[str]], folder: Path, curves
                 table = table.loc[table["role"] == "report"]
             if len(table):
                 parts.append(table.assign(key=key))
+        if name == PICTURES and not parts:
+            (folder / f"{name}.parquet").unlink(missing_ok=True)
+            continue
         table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"key": []})
         write_table(folder / f"{name}.parquet", table[sorted(table)], small=True)  # in one order, wherever the cells come from
     record = {name: {"keys": sorted(several), "figures": [], "signature": "", "timing": None} for name, several in sweeps.items()}

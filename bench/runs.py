@@ -1,7 +1,7 @@
 """Runs one method on one problem over learning rates and seeds, and lays the result out as tables."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Run:
             the end, steps_to_<fraction> (infinite where the target was not reached).
         spectra: a row for each lane and singular value of its update, at the end and, with all probes, on about ten steps
             on the way, with the truth's beside it.
+        pictures: a row a picture, of the first lane, where the problem has any: lane, lr, seed, set, index, png.
         seconds: wall time of the steps and of the probes.
         cost: trainable parameters and bytes of optimizer state of one lane; in a model, of gradients, the model and a step, too.
     """
@@ -43,6 +44,7 @@ class Run:
     spectra: pd.DataFrame
     seconds: dict[str, float]
     cost: dict[str, int]
+    pictures: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def run(
@@ -154,6 +156,7 @@ def tabulate(
 ) -> Run:
     """Blocks to tables, lanes numbered by seed, then rate."""
     curves, spectra = [], []
+    pictures: list[dict[str, object]] = []
     lanes: list[dict[str, object]] = []
     for by_seed, by_rate, result in results:
         steps = np.array(result.steps)
@@ -165,7 +168,10 @@ def tabulate(
             seed = by_seed.start + i
             own = {"step": steps, **{name: value[i, j] for name, value in values.items()}}
             row = summarize(own, result.status[i][j], instances[seed], floors[seed], dtype)
-            lanes.append({"lane": int(numbers[i, j]), "lr": rates[by_rate][j], "seed": seeds[seed], **row})
+            lane = {"lane": int(numbers[i, j]), "lr": rates[by_rate][j], "seed": seeds[seed]}
+            lanes.append({**lane, **row})
+            for name, images in result.pictures.items():
+                pictures += [{**lane, "set": name, "index": place, "png": image} for place, image in enumerate(images)]
         for step, singular in result.spectra.items():
             truth = [instance.spectrum for instance in instances[by_seed]]
             length = singular.shape[-1]
@@ -184,6 +190,7 @@ def tabulate(
             "probes": sum(result.probe_seconds for *_, result in results),
         },
         cost={name: number for name in COSTS if (number := getattr(first, name)) is not None},
+        pictures=pd.DataFrame(pictures),
     )
 
 

@@ -15,7 +15,7 @@ from bench.overrides import one_line
 from bench.store import Store
 from linalg import InputError
 
-FIGURES = ["convergence", "sensitivity"]
+FIGURES = ["convergence", "sensitivity", "samples"]
 DEEP = "bench.claims._deep_lora"
 CUSTOM = "parameterization=custom"
 # Deep LoRA's arms: LoRA by its usual start and from N(0, 1), the deep network narrow and compressed; of full width apart.

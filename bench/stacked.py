@@ -12,7 +12,7 @@ from adapters._functions import Preconditioned
 from adapters._pair import Tensors
 from adapters._sites import Site
 from adapters._steps import penalize
-from bench.course import Course, Factors
+from bench.course import Course, Factors, Found
 from bench.engine import Settings
 from bench.fine_tuning import Lane
 from linalg import InputError
@@ -220,7 +220,7 @@ class Stack(Course):
             grads = {name: tensor.grad.flatten(1)[..., None] for name, tensor in self.head.items() if tensor.grad is not None}
             self.optimizer.update(self.head_views(), grads, self.head_state, lr, self.step)
 
-    def evaluate(self, lane: int, measure: Callable[[nn.Module], dict[str, float]]) -> dict[str, float]:
+    def evaluate(self, lane: int, measure: Callable[[nn.Module], Found]) -> Found:
         self.model.eval()
         self.lane = lane
         try:

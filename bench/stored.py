@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bench.labels import settings
-from bench.store import Store
+from bench.store import PICTURES, Store
 
 
 @dataclass(eq=False)
@@ -60,6 +60,11 @@ class StoredCell:
             return table
         table = table.loc[table["role"] == "report"]
         return table.loc[table["step"] == table.groupby("lane")["step"].transform("max")]
+
+    @cached_property
+    def pictures(self) -> pd.DataFrame:
+        """A row a picture, with set, index and png; empty where the problem has none."""
+        return self.store.load(self.key, PICTURES)
 
     @property
     def held_out(self) -> bool:

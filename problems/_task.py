@@ -56,6 +56,11 @@ class Task:
         the lowest so far and at the end, and never of lanes that a learning rate is chosen by."""
         raise NotImplementedError
 
+    def pictures(self, model: nn.Module) -> dict[str, Tensor]:
+        """What there is to look at: (N, c, h, w) from -1 to 1 by what it is, made by the adapted model or to compare with; for most
+        tasks nothing."""
+        return {}
+
     def best(self, rank: int) -> float | None:
         return None
 

@@ -22,6 +22,7 @@ from problems._task import Batch, FineTuning, Task, by_lane, in_order, unknown
 
 NAME = "image_style"
 GLYPHS = "glyphs"
+SHOWN = 16  # pictures that are kept of a cell
 REFERENCES: dict[str, Tensor] = {}  # features of held-out pictures, which are the same for many seeds
 CAPTIONS = {style: f"an icon, {style}" for style in STYLES}
 
@@ -155,6 +156,13 @@ class StyleTask(Task):
 
     def test(self, model):
         return {"mmd": _mmd.mmd(self.features(self.samples(model)), self.reference, self.width)}
+
+    def pictures(self, model):
+        """Of one noise, by the model before and after; and pictures held out."""
+        count = min(SHOWN, len(self.images["test"]))
+        before = self.model().to(next(model.parameters())).eval()
+        sets = {"pretrained": self.samples(before, count), "adapted": self.samples(model, count)}
+        return {"held out": self.images["test"][:count], **sets}
 
     def features(self, images: Tensor) -> Tensor:
         return _mmd.features(self.net.compared(images))

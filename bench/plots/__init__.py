@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from bench.plots import condition, convergence, profiles, sensitivity, spectra
+from bench.plots import condition, convergence, profiles, samples, sensitivity, spectra
 from bench.plots.files import save
 from bench.plots.sheet import Sheet
 from bench.plots.style import house_style
@@ -25,6 +25,7 @@ FIGURES: dict[str, Callable[[str, Sequence[Panel]], dict[str, Figure]]] = {
     "condition": condition.figures,
     "spectra": spectra.figures,
     "profiles": profiles.figures,
+    "samples": samples.figures,
 }
 OF_CURVES = ("convergence", "condition")  # figures that need the curves, which a packed store has of some cells only
 WORTHWHILE = 100  # cells times figures from which on processes are worth their start
