@@ -126,13 +126,19 @@ def run_lanes(
 
 
 def tried(method: Method, task: Task, seed: int, rate: float) -> tuple[dict[str, int], int]:
-    """The cost of a lane after one step, the bytes of that step at its height among them, and how many lanes go together."""
+    """The cost of a lane, and how many lanes go together.
+
+    `peak_bytes` is of its second step: the first makes what the rule keeps.
+    """
     lane = method.lane(task, seed, rate)
+    lane.advance()
+    lane.rule.zero_grad()
+    kept = lane.cost()["state_bytes"]
     with PeakMemory(lane.model.parameters()) as memory:
         lane.advance()
-    cost = {**lane.cost(), "peak_bytes": memory.peak}
+    cost = {**lane.cost(), "peak_bytes": kept + memory.peak}
     alone = apart(method.parameterization, method.optimizer, task) or any(unlike(site) for site in lane.sites)
-    together = 1 if alone else max(1, block_bytes(method.settings.device) // max(1, memory.peak))
+    together = 1 if alone else max(1, block_bytes(method.settings.device) // max(1, cost["peak_bytes"]))
     del lane
     gc.collect()
     return cost, together

@@ -18,6 +18,7 @@ from bench.store import Store, write, write_table
 
 DRAWN = ("default",)  # sweeps that the README speaks of, packed with their curves
 ALSO = (*DRAWN, "movielens")  # and without
+STARTS = "scaled_pretraining_"  # sweeps whose curves say how good a model is before it trains
 DATA, PAGE, MEASURED = "claims.json", "CLAIMS.md", "measured.parquet"
 
 
@@ -102,7 +103,7 @@ def keep_cells(folder: Path, store: Store, experiments: Iterable[str]) -> None:
         kept = fresh or (before.sweep(name)[1] if before is not None and name in before.sweeps() else [])
         if kept:
             sweeps[name] = kept
-    drawn = [key for name in DRAWN for key in sweeps.get(name, [])]
+    drawn = [key for name, keys in sweeps.items() if name in DRAWN or name.startswith(STARTS) for key in keys]
     pack(Layered(store.root, store, before) if before is not None else store, sweeps, folder, drawn)
 
 
