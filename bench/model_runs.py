@@ -88,7 +88,7 @@ def run_lanes(
     )
     share = None if timeout is None else timeout / (len(seeds) * len(rates))
     planned = [(seed, rate) for seed in seeds for rate in rates]
-    task = problem.draw(seeds[0])
+    task = problem.draw(seeds[0], device=settings.device)
     left: dict[tuple[int, float], dict[str, Any]] = {}
     if folders is not None:
         left = {lane: found for lane in planned if (found := finished(folders[lane])) is not None}
@@ -103,7 +103,7 @@ def run_lanes(
             if progress is not None:
                 progress(settings.steps * len(group))
             continue
-        tasks = {seed: tasks.get(seed) or problem.draw(seed) for seed, _ in group}
+        tasks = {seed: tasks.get(seed) or problem.draw(seed, device=settings.device) for seed, _ in group}
         chosen = [(tasks[seed], seed, rate) for seed, rate in group]
         course: Course = method.lane(*chosen[0]) if together == 1 else Stack(chosen, parameterization, optimizer, settings)
         # what stands between is of the whole group, so that a resumed one is made up as it was

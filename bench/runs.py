@@ -99,6 +99,7 @@ def run(
     check_cell(problem, optimizer, parameterization)
     settings = Settings(steps, schedule, warmup, as_dtype(dtype) or problem.dtype, as_device(device), probes, tuning)
     if isinstance(problem, FineTuning):
+        problem.require()
         from bench.model_runs import run_lanes  # it brings what adapters need, which others do without
 
         found, kind = run_lanes(

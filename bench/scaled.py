@@ -126,7 +126,8 @@ def composed(size: str, task: str, own: list[str], device: str, overrides: list[
     """The overrides of one sweep; what comes later wins, key by key."""
     merged: dict[str, str] = {}
     named = [] if any(each.startswith("experiment=") for each in own) else [f"problem={task}"]
-    for override in [*named, *COMMON[size], *own, f"device={device}", "hydra/launcher=joblib", *overrides]:
+    processes = ["hydra.launcher.n_jobs=1"] if device != "cpu" else []  # they would share one card
+    for override in [*named, *COMMON[size], *own, f"device={device}", "hydra/launcher=joblib", *processes, *overrides]:
         key = override.partition("=")[0]
         if key == "parameterization":  # another one has other options
             merged = {each: value for each, value in merged.items() if not each.startswith("parameterization.")}

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from linalg.random import generator
-from problems._language import fresh
+from problems._language import fresh, unreadable
 from problems._pretrained import glyphs
+from problems._real_data import digest
 from problems._task import unknown, without_dropout
 
 ROWS = 32  # of a forward pass
@@ -43,11 +44,11 @@ class GlyphNet:
         """
         return nn.functional.avg_pool2d((CONTRAST * images).clamp(-1, 1), 2)
 
-    def encoded(self, images: Tensor) -> Tensor:
+    def encoded(self, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
         """(N, c, h, w), what the net is to denoise, of pictures (N, 1, 32, 32) from -1 to 1."""
         return glyphs.folded(images)
 
-    def captioned(self, captions: Sequence[str]) -> dict[str, Tensor]:
+    def captioned(self, captions: Sequence[str], device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """What the net is told beside, a row a picture."""
         return {}
 
@@ -82,9 +83,11 @@ class Pipeline:
 
         try:
             self.pipe: Any = StableDiffusionPipeline.from_pretrained(path, safety_checker=None, requires_safety_checker=False)
-        except (OSError, ValueError) as error:
+        except unreadable() as error:
             raise unknown(problem, "model", path, "glyphs, the folder of a pipeline, or a hub's id within reach", error) from error
         self.pipe.set_progress_bar_config(disable=True)
+        self.latents: dict[str, Tensor] = {}  # of pictures by their digests
+        self.texts: dict[str, Tensor] = {}  # of captions
         if weights == "random":
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
@@ -100,18 +103,25 @@ class Pipeline:
         return without_dropout(fresh(self.pipe.unet))
 
     @torch.no_grad()
-    def encoded(self, images: Tensor) -> Tensor:
-        """(N, c, h, w) the autoencoder's means, scaled, of pictures (N, 3, side, side) from -1 to 1."""
-        vae = self.pipe.vae
-        return torch.cat([vae.encode(part).latent_dist.mean for part in images.split(ROWS)]) * vae.config.scaling_factor
+    def encoded(self, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
+        """(N, c, h, w) the autoencoder's means, scaled, of pictures (N, 3, side, side) from -1 to 1; each is encoded once."""
+        vae, names = self.pipe.vae, [digest([image]) for image in images]
+        new = [i for i, name in enumerate(names) if name not in self.latents]
+        vae.to(device)
+        for rows in torch.tensor(new).split(ROWS) if new else ():
+            found = vae.encode(images[rows].to(device)).latent_dist.mean.cpu() * vae.config.scaling_factor
+            self.latents |= {names[i]: latent for i, latent in zip(rows.tolist(), found, strict=True)}
+        return torch.stack([self.latents[name] for name in names])
 
     @torch.no_grad()
-    def captioned(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        tokenizer = self.pipe.tokenizer
-        tokens = tokenizer(
-            list(captions), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
-        ).input_ids
-        return {"text": torch.cat([self.pipe.text_encoder(part)[0] for part in tokens.split(ROWS)])}
+    def captioned(self, captions: Sequence[str], device: torch.device | str = "cpu") -> dict[str, Tensor]:
+        tokenizer, encoder = self.pipe.tokenizer, self.pipe.text_encoder.to(device)
+        for caption in dict.fromkeys(captions):
+            if caption not in self.texts:
+                length = tokenizer.model_max_length
+                tokens = tokenizer(caption, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+                self.texts[caption] = encoder(tokens.to(device))[0][0].cpu()
+        return {"text": torch.stack([self.texts[caption] for caption in captions])}
 
     def predicted(self, net: nn.Module, noised: Tensor, times: Tensor, told: dict[str, Tensor]) -> Tensor:
         return net(noised, times, encoder_hidden_states=told["text"].to(noised)).sample

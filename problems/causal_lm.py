@@ -15,6 +15,7 @@ from problems._fingerprints import of_hub
 from problems._hub import hub_part, split_name
 from problems._language import (
     SMOLLM2,
+    check_length,
     encoded,
     fingerprint_of,
     fresh,
@@ -107,6 +108,7 @@ class LanguageTask(Task):
     @cached_property
     def pretrained(self) -> nn.Module:
         model = loaded("AutoModelForCausalLM", self.problem.model, NAME, self.problem.weights)
+        check_length(NAME, "length", self.problem.length, model, self.problem.model)
         if self.problem.layers is None:
             return model
         stack = next((m for _, m in model.named_modules() if isinstance(m, nn.ModuleList)), None)

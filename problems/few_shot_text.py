@@ -13,6 +13,7 @@ from problems._fingerprints import of_hub
 from problems._glue import TASKS, glue
 from problems._language import (
     MINILM,
+    check_length,
     encoded,
     fingerprint_of,
     fresh,
@@ -108,6 +109,7 @@ class TextTask(Task):
     def pretrained(self) -> nn.Module:
         options = (("num_labels", self.problem.classes),)
         model = fresh(loaded("AutoModelForSequenceClassification", self.problem.model, NAME, self.problem.weights, options))
+        check_length(NAME, "length", self.problem.length, model, self.problem.model)
         head: Any = model.classifier if hasattr(model, "classifier") else model.score
         layers = [module for module in head.modules() if isinstance(module, nn.Linear)]
         source = generator(self.seed, "head")

@@ -15,7 +15,7 @@ from linalg.random import generator
 from problems._digits import CLASSES, digits, rotated
 from problems._fingerprints import of_hub
 from problems._hub import hub_part, split_name
-from problems._language import fingerprint_of, fresh, on
+from problems._language import fingerprint_of, fresh, on, unreadable
 from problems._pretrained.digits import NET, WEIGHTS, as_seen, pretrained, split, untrained
 from problems._real_data import digest
 from problems._task import Batch, FineTuning, Task, by_lane, in_order, unknown, without_dropout
@@ -140,7 +140,7 @@ def loaded(model: str, classes: int) -> tuple[nn.Module, bool]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # of layers that the weights lack
             found, said = AutoModelForImageClassification.from_pretrained(model, **options)
-    except (OSError, ValueError) as error:
+    except unreadable() as error:
         raise unknown(NAME, "model", model, f"{DIGITS_VIT}, a folder, or a hub's id within reach", error) from error
     return found, not said["missing_keys"] and not said["mismatched_keys"]
 
@@ -155,7 +155,7 @@ def of_chance(model: str, classes: int, seed: int) -> nn.Module:
             torch.manual_seed(seed)
             found: nn.Module = AutoModelForImageClassification.from_config(config, dtype=torch.float32)
         return found
-    except (OSError, ValueError) as error:
+    except unreadable() as error:
         raise unknown(NAME, "model", model, f"{DIGITS_VIT}, a folder, or a hub's id within reach", error) from error
 
 
@@ -173,7 +173,7 @@ def pixels(model: str, channels: int, images: Any) -> Tensor:
 
     try:
         processor = AutoImageProcessor.from_pretrained(model)
-    except (OSError, ValueError) as error:
+    except unreadable() as error:
         raise unknown(NAME, "model", model, "one with a preprocessor_config.json beside it", error) from error
     if isinstance(images, Tensor):
         images = [Image.fromarray(each) for each in (images * 255).round().byte().numpy()]

@@ -44,6 +44,7 @@ class ImageStyle(FineTuning):
     is `mmd`, of EfficientNet-Lite0's features (see `_mmd`), at the start and the end. Layers: the attention's projections.
     """
 
+    packages: ClassVar = (*FineTuning.packages, "diffusers")
     reference: ClassVar[str] = "Teterwak et al. 2024, arXiv 2412.10362, section 4.1; Jayasumana et al. 2024, arXiv 2401.09603"
 
     model: str = GLYPHS
@@ -110,9 +111,17 @@ class StyleTask(Task):
         self.problem, self.seed, self.net, self.images = problem, seed, net, images
         self.evaluations = problem.evaluations
         self.targets = problem.targets or ATTENTION
-        self.caption = captions["test"][0]
-        self.parts: dict[str, Batch] = {
-            name: {"latents": net.encoded(images[name]), **net.captioned(captions[name])} for name in ("train", "validation")
+        self.captions, self.caption = captions, captions["test"][0]
+
+    @cached_property
+    def parts(self) -> dict[str, Batch]:
+        """What is denoised, and what it is told beside."""
+        return {
+            name: {
+                "latents": self.net.encoded(self.images[name], self.device),
+                **self.net.captioned(self.captions[name], self.device),
+            }
+            for name in ("train", "validation")
         }
 
     def model(self):

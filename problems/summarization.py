@@ -16,7 +16,17 @@ from linalg.checks import check, check_integer
 from linalg.random import generator
 from problems._fingerprints import of_hub
 from problems._hub import hub_part, split_name
-from problems._language import beginning, fingerprint_of, fresh, loaded, on, reviews, reviews_fingerprint, tokenizer_of
+from problems._language import (
+    beginning,
+    check_length,
+    fingerprint_of,
+    fresh,
+    loaded,
+    on,
+    reviews,
+    reviews_fingerprint,
+    tokenizer_of,
+)
 from problems._rouge import rouge
 from problems._task import Batch, FineTuning, Task, by_lane, in_order, unknown, without_dropout
 
@@ -221,10 +231,8 @@ class SummaryTask(Task):
         if self.problem.model == TINY:
             return fresh(tiny_model(len(self.tokenizer)))
         model = fresh(named(loaded, "AutoModelForSeq2SeqLM", self.problem.model, NAME, self.problem.weights))
-        longest = getattr(model.config, "max_position_embeddings", None)  # T5 has none
         for name in ("source_length", "target_length"):
-            if longest is not None and getattr(self.problem, name) > longest:
-                raise unknown(NAME, name, getattr(self.problem, name), f"at most {longest}, the positions of {self.problem.model}")
+            check_length(NAME, name, getattr(self.problem, name), model, self.problem.model)
         return without_dropout(model)
 
     def model(self):

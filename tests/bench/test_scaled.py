@@ -54,15 +54,17 @@ def test_every_sweep_is_of_cells_that_go_together(size, number, command):
 
 
 def test_the_study_has_what_the_papers_compare():
-    methods, counts = set(), set()
+    methods, counts, starts = set(), set(), set()
     for command in (command for size, _, command in COMMANDS if size == "small"):
         for cell in cells(command):
             rates = cell.lr
             assert (rates.count, len(cell.tune), len(cell.report)) == (5, 2, 10)
             if type(cell.problem).__name__ == "FewShotText":
                 counts.add(cell.problem.examples)
+                starts.add((cell.problem.examples, cell.problem.weights))
                 methods.add((type(cell.parameterization).__name__, getattr(cell.parameterization, "rank", None)))
-    assert counts == {16, 64}
+    assert counts == {16, 64, 256}
+    assert starts == {(16, "pretrained"), (64, "pretrained"), (256, "pretrained"), (256, "random")}
     assert {("LoRA", 8), ("WideStartLoRA", 8), ("Narrow", 8), ("Narrow", 384), ("Compressed", 8)} <= methods
     assert {("OPLoRA", 8), ("Flora", 8), ("SVD", 8)} <= methods
 

