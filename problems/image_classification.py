@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from linalg.checks import check_choice, check_integer, check_number
 from linalg.random import generator
+from problems._classification import Classification
 from problems._digits import CLASSES, digits, rotated
 from problems._fingerprints import of_hub
 from problems._hub import hub_part, split_name
-from problems._language import fingerprint_of, fresh, on, unreadable
+from problems._language import fingerprint_of, fresh, unreadable
 from problems._pretrained.digits import NET, WEIGHTS, as_seen, pretrained, split, untrained
 from problems._real_data import digest
-from problems._task import Batch, FineTuning, Task, by_lane, in_order, unknown, without_dropout
+from problems._task import Batch, FineTuning, in_order, unknown, without_dropout
 
 NAME = "image_classification"
 DIGITS_VIT, ROTATED_DIGITS = "digits_vit", "rotated_digits"
@@ -194,7 +195,7 @@ def draw_head(model: nn.Module, classes: int, seed: int) -> None:
                 layer.bias.data.zero_()
 
 
-class ImageTask(Task):
+class ImageTask(Classification):
     """Images with their classes, in three parts."""
 
     def __init__(self, problem: ImageClassification, seed: int, classes: int, parts: Parts) -> None:
@@ -234,35 +235,9 @@ class ImageTask(Task):
         rows = in_order(self.problem.examples, self.problem.batch_size, step, lambda name: generator(self.seed, name))
         return {name: tensor[rows] for name, tensor in self.parts["train"].items()}
 
-    def losses(self, model, batch, lanes=1):
-        return by_lane(of_rows(logits(model, batch), batch["labels"]), lanes)
+    def chunks(self, part):
+        return [{name: tensor[rows] for name, tensor in part.items()} for rows in torch.arange(len(part["labels"])).split(ROWS)]
 
-    def measure(self, model):
-        return self.of_part("train", model) | self.of_part("validation", model)
-
-    def test(self, model):
-        return self.of_part("test", model)
-
-    def of_part(self, part: str, model: nn.Module) -> dict[str, float]:
-        """Loss of a part, and the fraction of its images that is classified wrongly."""
-        losses, wrong = [], []
-        for rows in torch.arange(len(self.parts[part]["labels"])).split(ROWS):
-            chunk = on({name: tensor[rows] for name, tensor in self.parts[part].items()}, model)
-            found = logits(model, chunk)
-            losses.append(of_rows(found, chunk["labels"]))
-            wrong.append(found.argmax(-1) != chunk["labels"])
-        return {
-            "loss" if part == "train" else f"{part}_loss": float(torch.cat(losses).double().mean()),
-            f"{part}_error": float(torch.cat(wrong).double().mean()),
-        }
-
-
-def logits(model: nn.Module, batch: Batch) -> Tensor:
-    """(N, classes), in the model's precision."""
-    found: Tensor = model(pixel_values=batch["pixel_values"].to(next(model.parameters()))).logits
-    return found
-
-
-def of_rows(scores: Tensor, labels: Tensor) -> Tensor:
-    """(N,) the loss of each image."""
-    return nn.functional.cross_entropy(scores, labels, reduction="none")
+    def scores(self, model, batch):
+        """In the model's precision."""
+        return model(pixel_values=batch["pixel_values"].to(next(model.parameters()))).logits

@@ -72,7 +72,7 @@ def test_a_regressions_error_is_one_less_pearsons_correlation(hub, tmp_path):
     with torch.no_grad():
         found = task.test(model)
         part = task.parts["test"]
-        scores = task.logits(model, part)[:, 0]
+        scores = task.scores(model, part)[:, 0]
     expected = torch.corrcoef(torch.stack([scores, part["labels"].float()]))[0, 1]
     assert found["test_error"] == pytest.approx(1 - float(expected), abs=1e-5)
     assert found["test_loss"] == pytest.approx(float((scores - part["labels"]).square().mean()), rel=1e-5)
