@@ -9,7 +9,7 @@ from bench.stored import StoredCell
 from bench.study import SOLVED, reported_costs
 from linalg import InputError
 
-STUDY = "five rates, more where the best is at the edge, on two tuning seeds; ten reporting seeds"
+STUDY = "five rates, more where the best is at the edge, on two tuning seeds, five of digits and summaries; ten reporting seeds"
 
 
 def of_study(evidence: Evidence, **settings: object) -> StoredCell:

@@ -95,7 +95,7 @@ def window(cell: StoredCell) -> Window:
     source=f"{PAPER}, section 3.3 and figure 2 a, of a net of two layers; asked here of four models",
     matched=(
         "rates that leave at most ten times what the best one leaves of the validation loss, and half of what it gains; MiniLM, a "
-        f"ViT, a U-Net and SmolLM2, Adam (LoRA's eps on texts: 1e-6), equal ranks; the two tuning seeds of {STUDY}"
+        f"ViT, a U-Net and SmolLM2, Adam (LoRA's eps on texts: 1e-6), equal ranks; the tuning seeds of {STUDY}"
     ),
     experiments=("scaled_text_arms", "scaled_text_methods", "scaled_digits", ICONS, "scaled_language"),
 )
