@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -44,6 +45,8 @@ class Post:
 class Board:
     """A folder with one file a process; lines are appended whole, so that nobody waits for anybody."""
 
+    own: ClassVar[Path | None] = None
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._read: dict[Path, int] = {}
@@ -51,10 +54,15 @@ class Board:
 
     @classmethod
     def create(cls) -> "Board":
-        """A new board that this process and its children post to."""
-        folder = tempfile.mkdtemp(prefix="lowrank-bench-")
-        os.environ[BOARD] = folder
-        return cls(Path(folder))
+        """An empty board that this process and its children post to.
+
+        Every board of a process has the same path: workers that a second sweep takes over keep the environment of the first.
+        """
+        cls.own = cls.own or Path(tempfile.mkdtemp(prefix="lowrank-bench-"))
+        shutil.rmtree(cls.own, ignore_errors=True)
+        cls.own.mkdir(mode=0o700)
+        os.environ[BOARD] = str(cls.own)
+        return cls(cls.own)
 
     @classmethod
     def current(cls) -> "Board | None":

@@ -19,6 +19,13 @@ CONTRAST = 1.5
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
 
+def quiet() -> None:
+    """Let diffusers warn of nothing: it does whenever a model moves, and of advice that is not for users of the suite."""
+    import diffusers
+
+    diffusers.utils.logging.set_verbosity_error()
+
+
 class GlyphNet:
     """The small U-Net that comes with the suite: no text, no autoencoder.
 
@@ -30,6 +37,7 @@ class GlyphNet:
     channels = 1
 
     def __init__(self, weights: str) -> None:
+        quiet()
         self.net = glyphs.pretrained() if weights == "pretrained" else glyphs.untrained()
         self.process = glyphs.noising()
 
@@ -81,6 +89,7 @@ class Pipeline:
     def __init__(self, path: str, weights: str, problem: str) -> None:
         from diffusers import DDPMScheduler, StableDiffusionPipeline
 
+        quiet()
         try:
             self.pipe: Any = StableDiffusionPipeline.from_pretrained(path, safety_checker=None, requires_safety_checker=False)
         except unreadable() as error:

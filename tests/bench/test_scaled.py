@@ -10,7 +10,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from bench import config, scaled
+from bench import cli, config, scaled
 from bench.catalogue import check_cell
 from bench.cli import main
 from bench.overrides import check_overrides
@@ -92,6 +92,17 @@ def test_the_commands_can_be_listed_and_are_runnable_as_they_stand(capsys):
         check_overrides(shlex.split(line)[3:])
 
 
+def test_a_second_sweep_of_a_process_is_heard_from(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    monkeypatch.setattr(sys, "argv", ["bench"])
+    own = ["problem=hilbert", "shape=[6,5]", "optimizer=adam,sgd", "rank=2", "lr.values=[1e-3]", "seeds.tune=[0]"]
+    for steps in (3, 4):
+        workers = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"results={tmp_path}"]
+        assert cli.sweep([*own, *workers, f"steps={steps}"], 0.0) == 0
+        assert "2 done" in capsys.readouterr().err
+    assert len(Store(tmp_path).keys()) == 4
+
+
 def test_sweeps_end_in_one_table_and_report_and_one_that_fails_stops_no_other(tmp_path, capsys, monkeypatch):
     pytest.importorskip("peft")
     tiny = ["problem=custom", "problem._target_=tiny_task.TinyText", "steps=4", "lr.values=[1e-3,1e-2]", "seeds.tune=[0]"]
@@ -99,8 +110,6 @@ def test_sweeps_end_in_one_table_and_report_and_one_that_fails_stops_no_other(tm
     monkeypatch.setattr(scaled, "composed", lambda size, task, own, device, more: own or ["problem=nowhere"])
     monkeypatch.setattr(sys, "argv", ["bench"])
     commands = [[*own, f"results={tmp_path}"] if own else ["problem=nowhere"] for _, own in scaled.SIZES["tour"]]
-    from bench import cli
-
     assert scaled.run("tour", commands, lambda overrides: cli.sweep(overrides, 0.0)) == 2
     out = capsys.readouterr()
     assert "problem=nowhere: must be one of" in out.err
