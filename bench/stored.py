@@ -67,6 +67,11 @@ class StoredCell:
         return self.store.load(self.key, PICTURES)
 
     @property
+    def validated(self) -> bool:
+        """Whether a loss on data held out picks the learning rate, as in models."""
+        return "final_validation_loss" in self.lanes
+
+    @property
     def held_out(self) -> bool:
         """Whether the problem keeps entries back, and is judged by these."""
         return "final_test_rmse" in self.lanes

@@ -31,7 +31,7 @@ class Study:
         """Name the cells; those that still share both names are told apart by a piece of their key."""
         listed = sorted(cells, key=lambda cell: cell.key)
         problems = named(listed, "problem", of_problem)
-        within_problem = [path for path in _run_settings(listed) if _varies(listed, problems, path)]
+        within_problem = [path for path in run_settings(listed) if varies(listed, problems, path)]
         methods = [
             " + ".join(pair)
             for pair in zip(
@@ -140,13 +140,13 @@ def named(cells: Sequence[StoredCell], axis: str, wanted: Callable[[str], bool])
     return labels
 
 
-def _run_settings(cells: Sequence[StoredCell]) -> list[str]:
+def run_settings(cells: Sequence[StoredCell]) -> list[str]:
     """Paths of what is neither the problem's nor the parameterization's nor the optimizer's; seeds are nobody's settings."""
     paths = dict.fromkeys(path for cell in cells for path in cell.settings)
     return [path for path in paths if path not in QUIET and short(path) == path and not path.startswith("seeds.")]
 
 
-def _varies(cells: Sequence[StoredCell], problems: Sequence[str], path: str) -> bool:
+def varies(cells: Sequence[StoredCell], problems: Sequence[str], path: str) -> bool:
     """Whether cells of one problem have several values of a setting."""
     values: dict[str, set[str]] = {}
     for cell, problem in zip(cells, problems, strict=True):

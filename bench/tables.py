@@ -86,10 +86,11 @@ def print_winners(store: Store, keys: list[str], console: Console | None = None)
         table.add_section()
     console.print(table)
     console.print(
-        "median of the relative error ‖W - M‖/‖M‖; where data is held out, of the test RMSE in its units; in models, of the test\n"
-        "error, the perplexity, the distance of samples, or 100 - ROUGE-L\n"
+        "median of the relative error ‖W - M‖/‖M‖; where data is held out, of the test RMSE in its units;\n"
+        "in models, of the test error, the perplexity, the distance of samples, or 100 - ROUGE-L\n"
         "* lowest median    ~ its interval reaches the winner's    edge: the best rate is the last one tried\n"
-        "window: rates that leave at most 10x the excess loss that the best leaves    steps to 1 %: until 1 % of it is left",
+        "window: rates that leave at most 10x the excess loss that the best leaves, and keep half of its gain\n"
+        "steps to 1 %: until 1 % of the excess loss is left",
         style="dim",
     )
 

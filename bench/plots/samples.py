@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from bench.plots.layout import finish, frame, name_panel, say
 from bench.plots.sheet import sheet
 from bench.plots.sweep import Panel
+from bench.plots.words import wrapped
 from bench.stored import StoredCell
 
 ADAPTED = "adapted"  # the set that is the method's own; others are the same for all of them
@@ -34,7 +35,7 @@ def figures(optimizer: str, panels: Sequence[Panel]) -> dict[str, Figure]:
         image, middles = mosaic([images for _, images in named])
         axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="equal")
         axes.set(xticks=[], yticks=[])
-        axes.set_yticks(middles, [name for name, _ in named])
+        axes.set_yticks(middles, [wrapped(name, LABELS, sheet().text) for name, _ in named])
         axes.tick_params(length=0)
         axes.set_anchor("N")
         axes.grid(False)

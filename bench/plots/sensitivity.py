@@ -40,15 +40,26 @@ def chosen() -> dict[str, Any]:
 def scores(cell: StoredCell) -> tuple[np.ndarray, np.ndarray]:
     """(p,) rates and (k, p) the tuning seeds' scores, infinite where one diverged; a score that is a loss over its start."""
     lanes = cell.tuned
+    if cell.validated:
+        return spread(lanes, "seed", "lr", "remaining")
     start = 1.0 if cell.held_out else lanes["initial_loss"].where(lanes["initial_loss"] > 0, 1.0)
     return spread(lanes.assign(score=lanes["score"] / start), "seed", "lr", "score")
 
 
+def measured_by(cell: StoredCell) -> tuple[str, str]:
+    """What picks the rate: in words, and as an axis has it."""
+    if cell.validated:
+        return "validation loss over its initial value", "loss / initial loss"
+    if cell.held_out:
+        return "error on the validation entries", "validation RMSE"
+    return "final training loss over its initial value", "loss / initial loss"
+
+
 def draw_panel(axes: Axes, panel: Panel) -> bool:
     """Draw a problem's lines; whether any seed diverged."""
-    held_out = any(line.cell.held_out for line in panel.lines)
-    name_panel(axes, panel.title, "error on the validation entries" if held_out else "final training loss over its initial value")
-    axes.set(xlabel="learning rate", ylabel="validation RMSE" if held_out else "loss / initial loss")
+    about, measure = measured_by(panel.lines[0].cell)
+    name_panel(axes, panel.title, about)
+    axes.set(xlabel="learning rate", ylabel=measure)
     data = [scores(line.cell) for line in panel.lines]
     curves = [Curve.of(line, *each, band=(0, 1)) for line, each in zip(panel.lines, data, strict=True)]
     fallen = [i for i, (_, values) in enumerate(data) if np.isinf(values).any()]

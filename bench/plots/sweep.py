@@ -10,7 +10,7 @@ from bench.plots.sheet import SCREEN, Sheet
 from bench.plots.style import Look, slots
 from bench.store import Store
 from bench.stored import StoredCell
-from bench.study import Study
+from bench.study import Study, run_settings, varies
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,9 @@ def panels(store: Store, keys: Iterable[str]) -> dict[str, list[Panel]]:
     """The panels by optimizer, in an order that does not depend on that of `keys`.
 
     Cells that share all three names are told apart by the settings in which they differ: those of the problem make
-    panels of their own, all others lines of their own. A setting is named wherever the sweep has a method with several
-    values of it, so that a label means the same in every panel.
+    panels of their own, all others lines of their own. A setting of the method is named wherever the sweep has a method with
+    several values of it, so that a label means the same in every panel; one of the run, such as how many steps it takes, only
+    where some problem has cells with several.
     """
     cells = [StoredCell(store, key) for key in sorted(set(keys))]
     places = slots({cell.summary["parameterization"] for cell in cells})
@@ -68,9 +69,10 @@ def panels(store: Store, keys: Iterable[str]) -> dict[str, list[Panel]]:
         group.sort(key=lambda cell: order(cell.settings, of_problem))
         named = differences([cell.settings for cell in group], of_problem)
         titles |= {cell: ", ".join([name, *own]) for cell, own in zip(group, named, strict=True)}
+    alike = {path for path in run_settings(cells) if not varies(cells, [titles[cell] for cell in cells], path)}
     drawn = {}
     for optimizer, group in grouped(cells, "optimizer").items():
-        lines = labelled(group, places)
+        lines = labelled(group, places, lambda path: of_method(path) and path not in alike)
         drawn[optimizer] = [
             Panel(title, told_apart([line for line in lines if titles[line.cell] == title]))
             for title in dict.fromkeys(titles.values())
@@ -79,13 +81,13 @@ def panels(store: Store, keys: Iterable[str]) -> dict[str, list[Panel]]:
     return drawn
 
 
-def labelled(cells: Iterable[StoredCell], places: dict[str, int]) -> list[Line]:
+def labelled(cells: Iterable[StoredCell], places: dict[str, int], wanted: Callable[[str], bool]) -> list[Line]:
     """Lines in the order of the methods' places, the settings of one method in that of their values."""
     lines = []
     by_method = grouped(cells, "parameterization")
     for name in sorted(by_method, key=places.__getitem__):
         group = sorted(by_method[name], key=lambda cell: order(cell.settings, of_method))
-        named = differences([cell.settings for cell in group], of_method)
+        named = differences([cell.settings for cell in group], wanted)
         variants = list(dict.fromkeys(named))
         for cell, own in zip(group, named, strict=True):
             lines.append(Line(cell, ", ".join([name, *own]), Look(places[name], variants.index(own))))

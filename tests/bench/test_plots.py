@@ -332,3 +332,13 @@ def test_a_line_alone_is_shown_whole_and_nothing_has_no_range():
 def test_matplotlib_is_used_without_pyplot():
     sources = Path(plots.__file__).parent.glob("*.py")
     assert not [path.name for path in sources if "pyplot" in path.read_text()]
+
+
+def test_what_a_run_is_given_is_named_only_where_a_problem_has_several_of_it(tmp_path):
+    store = Store(tmp_path)
+    for problem, steps in ((FACTORIZATION, 20), (COMPLETION, 30)):
+        keep(store, cell(problem, steps=steps, probes="none"))
+    assert [[line.label for line in panel.lines] for panel in panels(store, store.keys())["sgd"]] == [["lora"], ["lora"]]
+    keep(store, cell(FACTORIZATION, steps=25, probes="none"))
+    labels = {line.label for panel in panels(store, store.keys())["sgd"] for line in panel.lines}
+    assert labels == {"lora, steps=20", "lora, steps=25", "lora, steps=30"}

@@ -10,6 +10,7 @@ from tiny_task import TinyTask, TinyText
 from bench import plots
 from bench.cell import Cell, LearningRates
 from bench.packed import pack
+from bench.plots import sensitivity
 from bench.plots.samples import mosaic, sets
 from bench.store import Store
 from bench.stored import StoredCell
@@ -95,3 +96,12 @@ def test_pictures_do_not_depend_on_the_budget(store, monkeypatch):
     cell = Cell(Drawing(), LoRA(rank=2), Adam(), LearningRates(values=(1e-2,), extend=0), tune=(0,), report=(100, 101), steps=4)
     alone = cell.run().pictures
     assert alone["png"].tolist() == StoredCell(store, cell.key).pictures["png"].tolist()
+
+
+def test_the_sensitivity_of_a_model_is_that_of_its_validation_loss(store):
+    cell = StoredCell(store, store.keys()[0])
+    curves = store.load(cell.key, "curves").query("role == 'tune' and step == 0")
+    rates, values = sensitivity.scores(cell)
+    assert rates.tolist() == [1e-2]
+    assert values[0, 0] == pytest.approx(cell.tuned["score"].item() / curves["validation_loss"].item())
+    assert sensitivity.measured_by(cell)[0] == "validation loss over its initial value"
