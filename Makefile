@@ -9,7 +9,7 @@ BENCH = $(RUN) -m bench
 LAUNCHER ?= hydra/launcher=joblib
 ARGS ?=
 
-.PHONY: help bench test test-full sweep plots perf perf-adapters scaled table report claims check format catalogue wheel clean
+.PHONY: help bench test test-full sweep plots perf perf-adapters perf-tasks scaled table report claims check format catalogue wheel clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -49,6 +49,9 @@ report: $(VENV)/.bench ## write the latest sweep's page (ARGS="--sweep default" 
 
 SIZE ?= tour
 size ?= $(SIZE)
+perf-tasks: $(VENV)/.real ## a training step of each method in the tasks of real models: time and memory (ARGS=--quick for two tasks)
+	$(RUN) -m bench.perf.tasks --device $(device) $(ARGS)
+
 scaled: $(VENV)/.real ## fine-tune real models: a tour of 20 minutes, size=small a study of hours, size=full device=cuda
 	$(BENCH) scaled --size $(size) --device $(device) $(ARGS)
 

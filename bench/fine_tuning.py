@@ -16,6 +16,7 @@ from adapters._sites import Site, sites
 from adapters._state import read_state, write_state
 from bench.course import Course, Factors, Found, History
 from bench.engine import Settings
+from bench.memory import PeakMemory
 from linalg import InputError
 from optimizers import Optimizer, Torch, schedule_factor, torch_optimizer
 from optimizers.torch import optimizer_class
@@ -116,6 +117,14 @@ class Lane(Course):
             "gradient_bytes": sum(tensor.numel() * tensor.element_size() for tensor in self.trained),
             "model_bytes": sum(tensor.numel() * tensor.element_size() for tensor in self.model.parameters()),
         }
+
+    def peak(self) -> int:
+        """Bytes of the next step at its height beside the model's weights, with what the optimizer keeps already; it is taken."""
+        self.rule.zero_grad()
+        kept = self.cost()["state_bytes"]
+        with PeakMemory(self.model.parameters()) as memory:
+            self.advance()
+        return kept + memory.peak
 
     def write(self, folder: Path) -> dict[str, Tensor]:
         write_state(folder, self.pairs, self.rule)

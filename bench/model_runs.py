@@ -21,7 +21,6 @@ from bench.blocks import block_bytes
 from bench.course import Course
 from bench.engine import BlockResult, Settings
 from bench.fine_tuning import Lane
-from bench.memory import PeakMemory
 from bench.stacked import Stack, apart, unlike
 from optimizers import Optimizer
 from parameterizations import Parameterization
@@ -132,11 +131,7 @@ def tried(method: Method, task: Task, seed: int, rate: float) -> tuple[dict[str,
     """
     lane = method.lane(task, seed, rate)
     lane.advance()
-    lane.rule.zero_grad()
-    kept = lane.cost()["state_bytes"]
-    with PeakMemory(lane.model.parameters()) as memory:
-        lane.advance()
-    cost = {**lane.cost(), "peak_bytes": kept + memory.peak}
+    cost = {"peak_bytes": lane.peak(), **lane.cost()}
     alone = apart(method.parameterization, method.optimizer, task) or any(unlike(site) for site in lane.sites)
     together = 1 if alone else max(1, block_bytes(method.settings.device) // max(1, cost["peak_bytes"]))
     del lane

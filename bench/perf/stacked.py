@@ -24,6 +24,7 @@ TASKS = {
     "few_shot_text, batch 4": FewShotText(head="frozen", batch_size=4),
     "causal_lm, batch 2": CausalLM(batch_size=2),
     "image_classification, batch 8": ImageClassification(batch_size=8),
+    "image_classification, batch 32": ImageClassification(),
 }
 
 
