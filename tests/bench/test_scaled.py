@@ -1,11 +1,13 @@
 """The three sizes of the tasks in models: every sweep of them is one that runs, and the command ends with one table of all."""
 
 import itertools
+import json
 import shlex
 import sys
 from pathlib import Path
 
 import hydra
+import pandas as pd
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
@@ -119,3 +121,36 @@ def test_sweeps_end_in_one_table_and_report_and_one_that_fails_stops_no_other(tm
     assert "TinyText" in out.out
     assert not list((tmp_path / "lanes").glob("*"))
     assert OmegaConf.create(store.config(store.keys()[0])).steps == 4
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_lanes_of_an_interrupted_run_are_taken_over_unless_it_is_forced(force, tmp_path, monkeypatch):
+    pytest.importorskip("peft")
+    monkeypatch.setattr(sys, "argv", ["bench"])
+    own = ["problem=custom", "problem._target_=tiny_task.TinyText", "steps=4", "rank=2", "lr.values=[1e-3]", "seeds.tune=[0]"]
+    own += ["seeds.report=[100]", "optimizer=adam", "parameterization=lora"]
+    assert cli.sweep([*own, f"results={tmp_path / 'whole'}"], 0.0) == 0
+    (key,) = Store(tmp_path / "whole").keys()
+    store = Store(tmp_path / "cut")
+    with pytest.raises(RuntimeError):
+        config.rebuilt(Store(tmp_path / "whole").config(key)).run(tuned_then_cut(), store.lanes(key))
+    (lane,) = store.lanes(key).glob("*/lane.json")
+    marked = json.loads(lane.read_text())
+    marked["seconds"]["steps"] = 1e6
+    lane.write_text(json.dumps(marked))
+    assert cli.sweep([*own, f"results={tmp_path / 'cut'}", f"force={str(force).lower()}"], 0.0) == 0
+    assert (store.provenance(key)["step_seconds"] > 1e5) == (not force)
+    for table in ("curves", "lanes"):
+        pd.testing.assert_frame_equal(store.load(key, table), Store(tmp_path / "whole").load(key, table))
+
+
+def tuned_then_cut():
+    """Progress that ends a cell once its tuning is done."""
+    shares = []
+
+    def progress(share):
+        shares.append(share)
+        if len(shares) == 6:  # four steps to tune, two to report
+            raise RuntimeError("cut")
+
+    return progress
