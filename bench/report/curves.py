@@ -18,8 +18,14 @@ WORDS = {
     "relative_error": "relative error ‖W − M‖ / ‖M‖",
     "validation_rmse": "validation RMSE",
     "test_rmse": "test RMSE",
+    "batch_loss": "loss of the steps' own batches",
+    "validation_loss": "validation loss",
+    "validation_error": "validation error",
     "test_loss": "test loss",
     "test_error": "test error",
+    "test_perplexity": "test perplexity",
+    "mmd": "distance of samples, MMD",
+    "rouge_l_shortfall": "100 - ROUGE-L",
     "gradient_norm": "norm of the gradient",
     "step_length": "length of a step ‖ΔW‖",
     "condition_product": "condition of the update, σ1 / σr",
@@ -31,7 +37,23 @@ WORDS = {
     "angle_left": "angle to the target's left subspace, radians",
     "angle_right": "angle to the target's right subspace, radians",
 }
-LINEAR = ("rank", "effective_rank", "stable_rank", "angle_left", "angle_right")
+IN_MODELS = {  # of all layers' updates
+    "condition_product": "condition of the worst layer's update, σ1 / σr",
+    "update_rank": "ranks of the updates, summed over layers",
+    "effective_rank": "effective ranks of the updates, summed over layers",
+    "stable_rank": "stable ranks of the updates, summed over layers",
+}
+LINEAR = (
+    "update_rank",
+    "mmd",
+    "validation_error",
+    "test_error",
+    "rank",
+    "effective_rank",
+    "stable_rank",
+    "angle_left",
+    "angle_right",
+)
 
 Curve = dict[str, Any]
 
@@ -41,11 +63,13 @@ def is_probe(name: str) -> bool:
     return name.startswith(("condition", "angle")) or name.endswith("rank") or name in ("gradient_norm", "step_length")
 
 
-def words(name: str) -> str:
+def words(name: str, in_model: bool = False) -> str:
     """A column's name for a reader."""
     prefix = "condition_factor_"
-    return WORDS.get(name) or (
-        f"condition of factor {name.removeprefix(prefix)}" if name.startswith(prefix) else name.replace("_", " ")
+    return (
+        (IN_MODELS.get(name) if in_model else None)
+        or WORDS.get(name)
+        or (f"condition of factor {name.removeprefix(prefix)}" if name.startswith(prefix) else name.replace("_", " "))
     )
 
 
@@ -96,13 +120,13 @@ def divergence(cell: StoredCell) -> dict[str, Any]:
 
 def quantities(drawn: Sequence[dict[str, Curve]]) -> list[dict[str, Any]]:
     """What can be chosen to draw, with its words, whether its axis is logarithmic, and the range that shows most of it."""
-    found = []
+    found, in_model = [], any("update_rank" in each for each in drawn)
     for name in dict.fromkeys(name for each in drawn for name in each):
         curves = [each[name] for each in drawn if name in each]
         starts = [] if is_probe(name) else [each["m"][0] for each in curves if np.isfinite(each["m"][0])]
         room = (np.inf, 1e12) if is_probe(name) else (ROOM, np.inf)
         fitted = view(curves, max(starts, default=np.inf), room)
-        found.append({"id": name, "words": words(name), "log": name not in LINEAR, "view": fitted})
+        found.append({"id": name, "words": words(name, in_model), "log": name not in LINEAR, "view": fitted})
     return found
 
 

@@ -13,12 +13,20 @@ from bench.report.costs import COMPARED, MEASURES, ORACLES, STEPS, CostTable
 from bench.report.curves import curves_of, divergence, quantities, sensitivity_of, spectrum_of, view
 from bench.report.looks import looks
 from bench.report.numbers import plain
+from bench.report.samples import samples_of
 from bench.stored import StoredCell
 from bench.study import Study
 from linalg import InputError
 
 CODES = {"best": "b", "better": "+", "equal": "=", "inconclusive": "~", "worse": "-", "unpaired": "u", "none": "n"}
-HEADLINES = {"final_test_rmse": "test RMSE", "final_test_error": "test error", "final_test_loss": "test loss"}
+HEADLINES = {  # the first that a problem has
+    "final_test_rmse": "test RMSE",
+    "final_test_error": "test error",
+    "final_mmd": "MMD of samples",
+    "final_rouge_l_shortfall": "100 - ROUGE-L",
+    "final_test_perplexity": "test perplexity",
+    "final_test_loss": "test loss",
+}
 
 
 def overview(table: CostTable, name: str, failures: Mapping[str, str]) -> dict[str, Any]:
@@ -73,6 +81,7 @@ def problem_record(table: CostTable, problem: str, windows: Mapping[tuple[str, s
         "about": catalogue.summary(entry).replace("`", "") if entry else "",
         "headline": headline(first),
         "held_out": first.held_out,
+        "validated": first.validated,
         "seeds": sorted({len(cell.config["seeds"]["report"]) for cell in cells.values()}),
         "answers": answers(table, problem, {method: windows[problem, method] for method in cells}),
     }
@@ -157,11 +166,13 @@ def problem_data(study: Study, problem: str) -> dict[str, Any]:
             "spectra": {i: spectrum for i, spectrum in spectra.items() if spectrum},
             "spectra_view": view([each for each in [*spectra.values(), *targets] if each]),
             "target": max((each for each in targets if each), key=lambda each: len(each["x"]), default=None),
+            "samples": samples_of(cells),
             "cells": {i: cell_data(cell) for i, cell in cells.items()},
         }
     )
     for cell in cells.values():
-        vars(cell).pop("spectra", None)  # those of a large sweep would fill memory
+        for table in ("spectra", "pictures"):
+            vars(cell).pop(table, None)  # those of a large sweep would fill memory
     return dict(data)
 
 

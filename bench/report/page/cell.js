@@ -119,6 +119,13 @@
           .join(", "),
       "Trainable numbers": String(summary.parameters),
       "Bytes of optimizer state": String(summary.state_bytes),
+      ...(summary.peak_bytes === undefined
+        ? {}
+        : {
+            "Bytes of gradients": String(summary.gradient_bytes),
+            "Bytes of the model": String(summary.model_bytes),
+            "Bytes of a step at its height": String(summary.peak_bytes),
+          }),
       "Rates tried": summary.grid.map((rate) => Report.number(rate)).join(", "),
     });
   }
@@ -200,6 +207,7 @@
     return Report.load("problem-" + overview.cells.problem[i]).then(function (piece) {
       const cell = piece.cells[j];
       rest.replaceChildren(
+        Report.samples.cell(piece, j),
         el("h2", {}, "Run it again"),
         copyButton(cell.command),
         el(

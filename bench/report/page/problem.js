@@ -1,5 +1,5 @@
 "use strict";
-// One problem: its curves, conditions, learning rates and spectra, for the methods chosen.
+// One problem: its curves, conditions, learning rates, spectra and samples, for the methods chosen.
 (function () {
   const el = Report.el;
   const CHARTS = [
@@ -7,13 +7,44 @@
     ["condition", "Conditions"],
     ["sensitivity", "Learning rates"],
     ["spectra", "Spectrum"],
+    ["samples", "Samples"],
   ];
   const ALL = "all";
   let figure = null;
 
-  function chartName() {
+  // The charts that a problem has: few have samples, which is known once its piece is read.
+  function chartsOf(piece) {
+    return CHARTS.filter((each) => each[0] !== "samples" || (piece && piece.samples));
+  }
+
+  function chartName(piece) {
     const asked = Report.get("chart", "curves");
-    return CHARTS.some((each) => each[0] === asked) ? asked : "curves";
+    return chartsOf(piece).some((each) => each[0] === asked) ? asked : "curves";
+  }
+
+  function tabs(name, piece) {
+    const chart = chartName(piece);
+    return el(
+      "ul",
+      {},
+      chartsOf(piece).map(function (each) {
+        return el(
+          "li",
+          {},
+          el(
+            "a",
+            {
+              href: Report.problemAddress(name, each[0], {
+                show: Report.get("show"),
+                optimizer: Report.get("optimizer"),
+              }),
+              "aria-current": each[0] === chart ? "page" : null,
+            },
+            each[1],
+          ),
+        );
+      }),
+    );
   }
 
   function remember(spec) {
@@ -107,16 +138,20 @@
     };
   }
 
-  function drawChart(place, problem, piece) {
+  function drawChart(nav, place, problem, piece) {
     if (figure) {
       figure.destroy();
       figure = null;
     }
-    const chart = chartName(),
+    const chart = chartName(piece),
       redraw = function () {
-        drawChart(place, problem, piece);
+        drawChart(nav, place, problem, piece);
       },
-      found = parts(problem, piece, chart, redraw);
+      found = chart === "samples" ? null : parts(problem, piece, chart, redraw);
+    const link = function () {
+      nav.replaceChildren(tabs(problem.name, piece)); // another chart shows the same methods
+    };
+    link();
     const optimizers = Array.from(new Set(Report.pieces.overview.methods.map((method) => method.optimizer))).sort();
     const active =
       document.activeElement && document.activeElement.closest(".controls")
@@ -132,7 +167,12 @@
         redraw();
       },
     );
-    if (!found || !found.spec.lines.length) {
+    if (chart === "samples") {
+      place.replaceChildren(
+        el("div", { class: "controls" }, chosen),
+        Report.samples.problem(problem, piece.samples, redraw),
+      );
+    } else if (!found || !found.spec.lines.length) {
       const which = Report.get("optimizer", ALL) === ALL ? "no cell of this problem" : "no cell with this optimizer";
       place.replaceChildren(
         el("div", { class: "controls" }, chosen),
@@ -147,6 +187,7 @@
         };
       found.spec.changed = function () {
         keep();
+        link();
         fill();
       };
       place.replaceChildren(el("div", { class: "controls" }, chosen, found.controls), figure.element, below);
@@ -166,8 +207,7 @@
   function show(section) {
     const data = Report.pieces.overview,
       name = Report.get("problem", data.problems[0].name),
-      i = Report.problemIndex(name),
-      chart = chartName();
+      i = Report.problemIndex(name);
     if (i < 0) {
       section.replaceChildren(
         el("h1", { tabindex: "-1" }, "No such problem"),
@@ -176,9 +216,10 @@
       return null;
     }
     const problem = data.problems[i],
+      nav = el("nav", { class: "tabs", "aria-label": "Charts" }, tabs(name, Report.pieces["problem-" + i])),
       place = el("div", {}, el("p", { class: "faint" }, "Reading data/problem-" + i + ".js …"));
     const go = function (value) {
-      location.hash = Report.problemAddress(value, chart, { optimizer: Report.get("optimizer") });
+      location.hash = Report.problemAddress(value, Report.get("chart", "curves"), { optimizer: Report.get("optimizer") });
     };
     section.replaceChildren(
       el("h1", { tabindex: "-1" }, problem.name),
@@ -193,36 +234,12 @@
           go,
         ),
       ),
-      el(
-        "nav",
-        { class: "tabs", "aria-label": "Charts" },
-        el(
-          "ul",
-          {},
-          CHARTS.map(function (each) {
-            return el(
-              "li",
-              {},
-              el(
-                "a",
-                {
-                  href: Report.problemAddress(name, each[0], {
-                    show: Report.get("show"),
-                    optimizer: Report.get("optimizer"),
-                  }),
-                  "aria-current": each[0] === chart ? "page" : null,
-                },
-                each[1],
-              ),
-            );
-          }),
-        ),
-      ),
+      nav,
       place,
     );
     return Report.load("problem-" + i).then(function (piece) {
       if (place.isConnected) {
-        drawChart(place, problem, piece);
+        drawChart(nav, place, problem, piece);
       }
     });
   }

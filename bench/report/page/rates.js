@@ -124,7 +124,9 @@
         return line.diverged[i] > 0 ? " (" + share(line, i) + " diverged)" : "";
       };
     }
-    const score = problem.held_out ? "validation error" : "final loss / initial loss";
+    const score = problem.held_out
+      ? "validation error"
+      : (problem.validated ? "validation loss" : "final loss") + " / initial loss";
     const spec = {
       title: problem.name + ": " + score + " against the learning rate",
       band: "median over the tuning seeds, with their full range as a band; the large marker is the rate chosen",

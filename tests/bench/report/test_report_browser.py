@@ -1,5 +1,7 @@
 """The report in a real browser, from disk: it loads in silence, and all of it can be reached, filtered, sorted and read."""
 
+import dataclasses
+import io
 import json
 import os
 import re
@@ -7,7 +9,9 @@ import shutil
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from PIL import Image
 
 from bench import report
 from bench.cell import Cell, LearningRates
@@ -403,3 +407,104 @@ def test_pictures_are_taken_for_whoever_wants_to_look(chromium, folder, tmp_path
         page.screenshot(path=path, full_page=True)
         assert path.stat().st_size > 20_000, "an empty page is smaller"
     window.context.close()
+
+
+# --- pictures
+
+
+def png(level: int) -> bytes:
+    written = io.BytesIO()
+    Image.new("L", (32, 32), level).save(written, "png")
+    return written.getvalue()
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory):
+    """A report in which one problem's cells have pictures, but for one that has none, and another problem's have not."""
+    store = Store(tmp_path_factory.mktemp("gallery"))
+    for problem in (MatrixFactorization(shape=(10, 8)), MatrixCompletion(shape=(12, 10), rank=2, observed=0.6)):
+        for parameterization, optimizer in ((LoRA(rank=2), SGD()), (LoRA(rank=2), Adam()), (Full(), SGD())):
+            made = Cell(problem, parameterization, optimizer, RATES, (0,), (100, 101), steps=10)
+            result = made.run()
+            if isinstance(problem, MatrixFactorization) and isinstance(parameterization, LoRA):
+                sets = {"held out": 250, "pretrained": 120, "adapted": 60}
+                rows = [
+                    {"seed": 100, "set": name, "index": i, "png": png(level - i)} for name, level in sets.items() for i in range(12)
+                ]
+                result = dataclasses.replace(result, pictures=pd.DataFrame(rows))
+            store.save(made.key, made, result, time.time(), time.process_time())
+    return report.write(store, store.keys(), tmp_path_factory.mktemp("pictures"), "gallery").parent
+
+
+@pytest.fixture
+def salon(chromium, gallery):
+    opened = Window(chromium, gallery, DESKTOP, "light")
+    yield opened
+    opened.context.close()
+    assert opened.complaints == []
+
+
+SAMPLES = "view=problem&problem=matrix_factorization&chart=samples"
+
+
+def test_samples_have_a_row_a_method_below_those_that_all_share(salon):
+    page = salon.open(SAMPLES)
+    rows = salon.texts(".samples tbody th")
+    assert rows[:2] == ["held out", "pretrained"]
+    assert sorted(rows[2:]) == ["full + sgd", "lora + adam", "lora + sgd"]
+    assert page.locator(".samples tr", has_text="lora + adam").locator("img").count() == 10
+    assert page.locator(".samples tr", has_text="full + sgd").locator("td").inner_text() == "No pictures were kept."
+    assert page.locator(".samples th .swatch").count() == 3
+    assert page.locator(".samples img").first.get_attribute("alt") == "held out, picture 1"
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('.samples img')].map(e => [e.naturalWidth, e.width, getComputedStyle(e).imageRendering])"
+    )
+    assert sizes == [[32, 64, "pixelated"]] * 40
+    assert "A column is of one noise" in page.locator("#problem figcaption").inner_text()
+
+
+def test_samples_follow_the_methods_that_are_chosen(salon):
+    page = salon.open(SAMPLES)
+    page.get_by_label("Optimizer").select_option("adam")
+    assert salon.texts(".samples tbody th") == ["held out", "pretrained", "lora + adam"]
+    page.get_by_label("Optimizer").select_option("all")
+    page.get_by_role("link", name="Curves").click()
+    page.locator(".legend li button", has_text="lora + adam").click()
+    page.get_by_role("link", name="Samples").click()
+    page.wait_for_selector(".samples")
+    assert "lora + adam" not in salon.texts(".samples tbody th")
+    page.get_by_role("button", name="Show all 3 methods").click()
+    assert "lora + adam" in salon.texts(".samples tbody th")
+
+
+def test_a_problem_without_pictures_has_no_samples(salon):
+    page = salon.open(SAMPLES)
+    page.get_by_label("Problem", exact=True).select_option("matrix_completion")
+    page.wait_for_function("document.querySelector('#problem h1').textContent === 'matrix_completion'")
+    page.wait_for_selector(".plot canvas")
+    assert salon.texts(".tabs [aria-current]") == ["Curves"], "what it lacks falls back to what it has"
+    assert "Samples" not in salon.texts(".tabs a")
+
+
+def test_a_cell_has_its_own_samples_or_none(salon):
+    overview = overview_of(salon.folder)
+    names = [[each["name"] for each in overview[axis]] for axis in ("problems", "methods")]
+    for key, problem, method in zip(*(overview["cells"][name] for name in ("key", "problem", "method")), strict=True):
+        page = salon.open(f"cell={key}")
+        page.wait_for_selector("#command")
+        headings, rows = salon.texts("#cell h2"), salon.texts("#cell .samples tbody th")
+        if names[0][problem] == "matrix_factorization":
+            assert headings[0] == "Samples"
+            assert rows == ["held out", "pretrained", names[1][method]]
+        else:
+            assert "Samples" not in headings
+            assert rows == []
+
+
+def test_samples_scroll_in_a_box_of_their_own_on_a_phone(chromium, gallery):
+    phone = Window(chromium, gallery, PHONE, "dark")
+    page = phone.open(SAMPLES)
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+    assert page.evaluate("(e => e.scrollWidth > e.clientWidth)(document.querySelector('.samples'))")
+    assert phone.complaints == []
+    phone.context.close()

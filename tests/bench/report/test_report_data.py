@@ -1,6 +1,8 @@
 """The report's numbers are those of the tables and of `bench.stats`, and its commands bring a cell back."""
 
+import base64
 import dataclasses
+import io
 import json
 import shlex
 import time
@@ -11,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_module
+from PIL import Image
 
 from bench import catalogue, cli, config, report
 from bench.cell import Cell, LearningRates
@@ -25,6 +28,7 @@ from bench.report.costs import MEASURES, CostTable, rank_is_bounded
 from bench.report.curves import curves_of, divergence, sensitivity_of, spectrum_of
 from bench.report.looks import CONTRAST, DARK, LIGHT, contrast, looks, readable
 from bench.report.numbers import plain, script
+from bench.report.samples import LARGEST, samples_of
 from bench.stats import compare, log_ratios, median_interval, performance_profile, probability_of_improvement, superiority
 from bench.store import Store
 from bench.stored import StoredCell
@@ -516,3 +520,99 @@ def test_lanes_of_one_value_are_kept_once():
     assert len(data.constant([float("nan")] * 3)) == 1
     assert data.constant([1, 2]) == [1, 2]
     assert data.constant(pd.Series([3]).tolist()) == [3]
+
+
+# --- pictures
+
+
+def png(level: int, side: int = 4) -> bytes:
+    """A square of one level of gray."""
+    written = io.BytesIO()
+    Image.new("L", (side, side), level).save(written, "png")
+    return written.getvalue()
+
+
+def pictured(made: Cell, sets: dict[str, list[bytes]], seed: int = 100):
+    """The cell's results, with pictures of its first reporting seed."""
+    rows = [
+        {"seed": seed, "set": name, "index": i, "png": image} for name, images in sets.items() for i, image in enumerate(images)
+    ]
+    return dataclasses.replace(made.run(), pictures=pd.DataFrame(rows))
+
+
+def shown(uri: str) -> Image.Image:
+    kind, _, content = uri.partition(",")
+    assert kind == "data:image/png;base64"
+    return Image.open(io.BytesIO(base64.b64decode(content)))
+
+
+def levels(uris: list[str]) -> list[Any]:
+    return [shown(uri).getpixel((0, 0)) for uri in uris]
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory):
+    """Two methods that left twelve pictures a set, and one that left none; a problem without any."""
+    store = Store(tmp_path_factory.mktemp("gallery"))
+    for level, optimizer in ((1, SGD()), (2, Adam())):
+        made = cell(optimizer=optimizer)
+        shared = {"held out": [png(200 + i) for i in range(12)], "pretrained": [png(100 + i) for i in range(12)]}
+        keep(store, made, pictured(made, {**shared, "adapted": [png(10 * level + i) for i in range(12)]}))
+    keep(store, cell(parameterization=Full()))
+    keep(store, cell(COMPLETION))
+    return store
+
+
+def test_a_problem_has_ten_pictures_a_row_and_those_of_all_methods_once(gallery, tmp_path):
+    folder = report.write(gallery, gallery.keys(), tmp_path, "gallery").parent / "data"
+    methods = [each["name"] for each in read(folder / "overview.js")["methods"]]
+    found = read(folder / "problem-1.js")["samples"]
+    assert (found["seed"], found["side"]) == (100, 4)
+    assert {name: levels(row) for name, row in found["shared"].items()} == {
+        "held out": list(range(200, 210)),
+        "pretrained": list(range(100, 110)),
+    }
+    own = {methods[int(i)]: row for i, row in found["own"].items()}
+    assert levels(own["lora + sgd"]["pictures"]) == list(range(10, 20))
+    assert levels(own["lora + adam"]["pictures"]) == list(range(20, 30))
+    assert own["full + sgd"] == {"seed": 100, "status": "ok", "pictures": []}
+    written = "".join(path.read_text() for path in folder.glob("*.js"))
+    assert written.count("data:image/png") == 4 * 10, "each picture stands in one file, once"
+    assert "data:image" not in (folder / "overview.js").read_text(), "the first page is as small as without them"
+
+
+def test_where_no_cell_has_pictures_there_is_nothing(gallery, study):
+    assert data.problem_data(study_of(gallery), "matrix_completion")["samples"] is None
+    assert samples_of({i: each for i, each in enumerate(study.cells.values())}) is None
+
+
+def test_large_pictures_are_shrunken_and_small_ones_keep_their_bytes(tmp_path):
+    store, made = Store(tmp_path), cell()
+    small = png(7)
+    keep(store, made, pictured(made, {"held out": [small], "adapted": [png(9, 4 * LARGEST)]}))
+    found = samples_of({0: StoredCell(store, made.key)})
+    assert found is not None
+    assert found["side"] == LARGEST
+    assert shown(found["own"][0]["pictures"][0]).size == (LARGEST, LARGEST)
+    assert base64.b64decode(found["shared"]["held out"][0].partition(",")[2]) == small
+
+
+def test_what_is_shared_is_of_one_seed(tmp_path):
+    store, cells = Store(tmp_path), {}
+    for seed, other in ((100, "held out"), (104, "pretrained")):
+        made = cell(report=(seed, seed + 1))
+        keep(store, made, pictured(made, {name: [png(seed)] for name in ("adapted", other)}, seed))
+        cells[len(cells)] = StoredCell(store, made.key)
+    found = samples_of(cells)
+    assert found is not None
+    assert list(found["shared"]) == ["held out"], "the other's are of another noise"
+    assert [row["seed"] for row in found["own"].values()] == [100, 104]
+
+
+def test_a_method_that_no_rate_suits_has_a_row_that_says_so(tmp_path):
+    store, good, lost = Store(tmp_path), cell(), cell(lr=LearningRates(values=(1e6, 1e7)))
+    keep(store, good, pictured(good, {"adapted": [png(1)]}))
+    keep(store, lost)
+    found = samples_of({0: StoredCell(store, good.key), 1: StoredCell(store, lost.key)})
+    assert found is not None
+    assert found["own"][1] == {"seed": None, "status": "diverged", "pictures": []}
