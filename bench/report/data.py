@@ -80,6 +80,7 @@ def problem_record(table: CostTable, problem: str, windows: Mapping[tuple[str, s
         "name": problem,
         "about": catalogue.summary(entry).replace("`", "") if entry else "",
         "headline": headline(first),
+        "measure": measure_of(first),
         "held_out": first.held_out,
         "validated": first.validated,
         "seeds": sorted({len(cell.config["seeds"]["report"]) for cell in cells.values()}),
@@ -89,7 +90,12 @@ def problem_record(table: CostTable, problem: str, windows: Mapping[tuple[str, s
 
 def headline(cell: StoredCell) -> str:
     """The error that the problem is reported by, in words."""
-    return next((words for column, words in HEADLINES.items() if column in cell.lanes), "relative error")
+    return HEADLINES.get(f"final_{measure_of(cell)}", "relative error")
+
+
+def measure_of(cell: StoredCell) -> str:
+    """The same as the curves have it."""
+    return next((column for column in HEADLINES if column in cell.lanes), "final_relative_error").removeprefix("final_")
 
 
 def method_record(study: Study, method: str) -> dict[str, Any]:

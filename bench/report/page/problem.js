@@ -124,7 +124,7 @@
       (each) => chart === "curves" || each.id.startsWith("condition") || each.id.startsWith("angle"),
     );
     const preferred =
-      chart === "condition" ? "condition_gauss_newton" : problem.headline.toLowerCase().replace(" ", "_");
+      chart === "condition" ? "condition_gauss_newton" : problem.measure;
     const quantity = [Report.get("quantity", preferred), preferred, (wanted[0] || {}).id]
       .map((id) => wanted.find((each) => each.id === id))
       .find(Boolean);

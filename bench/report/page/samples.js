@@ -24,14 +24,18 @@
   }
 
   function missing(drawn) {
-    return drawn.status === "ok" ? "No pictures were kept." : "No pictures: the run ended as " + drawn.status + ".";
+    return drawn.seed === null
+      ? "No pictures: every rate diverged on the tuning seeds."
+      : drawn.status === "ok"
+        ? "No pictures were kept."
+        : "No pictures: the first reporting seed " + (drawn.status === "diverged" ? "diverged." : "ran out of time.");
   }
 
   // lines: of Report.lines, or a single one without an address to lead to.
   function grid(samples, lines, caption) {
     const shared = Object.keys(samples.shared).map((name) => row(name, name, samples.shared[name]));
     const own = lines.map(function (line) {
-      const other = line.seed !== null && line.seed !== samples.seed;
+      const other = line.pictures.length && line.seed !== samples.seed;
       const heading = [
         Report.swatch(line.method),
         line.address ? el("a", { href: line.address }, line.name) : line.name,

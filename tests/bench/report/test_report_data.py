@@ -616,3 +616,9 @@ def test_a_method_that_no_rate_suits_has_a_row_that_says_so(tmp_path):
     found = samples_of({0: StoredCell(store, good.key), 1: StoredCell(store, lost.key)})
     assert found is not None
     assert found["own"][1] == {"seed": None, "status": "diverged", "pictures": []}
+
+
+def test_the_curve_that_opens_first_is_the_headlines_own(study, overview):
+    for record in overview["problems"]:
+        drawn = {each["id"] for each in problem_data(study, record["name"])["quantities"]}
+        assert record["measure"] in drawn
