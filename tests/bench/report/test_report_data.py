@@ -620,5 +620,5 @@ def test_a_method_that_no_rate_suits_has_a_row_that_says_so(tmp_path):
 
 def test_the_curve_that_opens_first_is_the_headlines_own(study, overview):
     for record in overview["problems"]:
-        drawn = {each["id"] for each in problem_data(study, record["name"])["quantities"]}
+        drawn = {each["id"] for each in data.problem_data(study, record["name"])["quantities"]}
         assert record["measure"] in drawn
