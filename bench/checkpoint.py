@@ -22,9 +22,7 @@ def save(block: Block) -> dict[str, Tensor]:
     streams = chain(enumerate(block.at.generators), enumerate(block.batches.generators, len(block.seeds)))
     saved = {
         **{f"params/{name}": tensor for name, tensor in block.params.items()},
-        **{f"moments/{name}/{moment}": tensor for name, moments in block.state.items() for moment, tensor in moments.items()},
-        **{f"counts/{name}": count for name, count in block.state.counts.items()},
-        **{f"restarted/{name}": torch.zeros(0) for name in block.state.restarted},
+        **block.state.pack(),
         **{f"memory/{name}": tensor for name, tensor in block.at.memory.items()},
         **{f"streams/{i}": stream.get_state() for i, stream in streams},
         "lr": block.lr,
@@ -43,26 +41,17 @@ def load(block: Block, saved: Mapping[str, Tensor]) -> None:
     def of(kind: str) -> dict[str, Tensor]:
         return {name.removeprefix(f"{kind}/"): tensor for name, tensor in saved.items() if name.startswith(f"{kind}/")}
 
-    params, moments = of("params"), of("moments")
-    own = {f"{name}/{moment}": tensor for name, several in block.state.items() for moment, tensor in several.items()}
-    fits = params.keys() == block.params.keys() and moments.keys() == own.keys()
-    fits = fits and all(params[name].shape == tensor.shape for name, tensor in block.trainable.items())
-    if not fits or any(moments[name].shape != tensor.shape for name, tensor in own.items()):
+    params = of("params")
+    fits = params.keys() == block.params.keys()
+    if not fits or any(params[name].shape != tensor.shape for name, tensor in block.trainable.items()):
         raise InputError("checkpoint: is of another configuration")
+    block.state.unpack(saved)
     for name, tensor in params.items():
         if name in block.trainable:
             block.trainable[name].copy_(tensor)
         else:
             block.params[name] = tensor.to(block.lr.device).clone()
-    for name, tensor in moments.items():
-        own[name].copy_(tensor)
     block.lr.copy_(saved["lr"])
-    counts = of("counts")
-    for name in block.state.counts.keys() - counts.keys():
-        del block.state.counts[name]
-    for name, count in counts.items():
-        block.state.counts.setdefault(name, torch.zeros_like(count)).copy_(count)
-    block.state.restarted = set(of("restarted"))
     block.at.memory.clear()
     block.at.memory.update({name: tensor.clone() for name, tensor in of("memory").items()})
     streams = of("streams")

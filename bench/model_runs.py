@@ -80,13 +80,10 @@ def run_lanes(
         A block a lane, and the kind of task, which says what its measures are for.
     """
     method = Method(problem, parameterization, optimizer, settings)
-    folders = (
-        None
-        if keep is None
-        else {(seed, rate): keep / f"{method.stamp}-seed-{seed}-lr-{rate!r}" for seed in seeds for rate in rates}
-    )
     share = None if timeout is None else timeout / (len(seeds) * len(rates))
     planned = [(seed, rate) for seed in seeds for rate in rates]
+    names = {(seed, rate): f"{method.stamp}-seed-{seed}-lr-{rate!r}" for seed, rate in planned}
+    folders = None if keep is None else {lane: keep / name for lane, name in names.items()}
     task = problem.draw(seeds[0], device=settings.device)
     left: dict[tuple[int, float], dict[str, Any]] = {}
     if folders is not None:

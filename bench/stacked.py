@@ -1,7 +1,7 @@
 """Lanes of a model that train together over one frozen base: its products are made once for all, adapters have a lane dimension."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -242,8 +242,8 @@ class Stack(Course):
             found |= {f"{i}/tensors/{name}": tensor for name, tensor in holder.tensors().items()}
             found |= {f"{i}/memory/{name}": tensor for name, tensor in holder.at.memory.items()}
             found |= {f"{i}/streams/{lane}": stream.get_state() for lane, stream in enumerate(holder.at.generators)}
-            found |= {f"{i}/state/{name}": tensor for name, tensor in of_state(state).items()}
-        found |= {f"head state/{name}": tensor for name, tensor in of_state(self.head_state).items()}
+            found |= {f"{i}/state/{name}": tensor for name, tensor in state.pack().items()}
+        found |= {f"head state/{name}": tensor for name, tensor in self.head_state.pack().items()}
         return found
 
     @torch.no_grad()
@@ -261,8 +261,8 @@ class Stack(Course):
             for lane, stream in enumerate(holder.at.generators):
                 stream.set_state(tensors[f"{i}/streams/{lane}"])
             holder.at.step = step
-            to_state(state, under(f"{i}/state/"))
-        to_state(self.head_state, under("head state/"))
+            state.unpack(under(f"{i}/state/"))
+        self.head_state.unpack(under("head state/"))
 
 
 def unlike(site: Site) -> str | None:
@@ -270,26 +270,6 @@ def unlike(site: Site) -> str | None:
     if isinstance(getattr(site.layer, "base_layer", None), nn.Linear):
         return None
     return f"{site.name} is no linear layer"
-
-
-def of_state(state: State) -> dict[str, Tensor]:
-    """Moments, counts, and which of them were reset."""
-    found = {f"moments/{name}/{moment}": tensor for name, kept in state.items() for moment, tensor in kept.items()}
-    found |= {f"counts/{name}": tensor for name, tensor in state.counts.items()}
-    return found | {f"restarted/{name}": torch.ones(()) for name in state.restarted}
-
-
-def to_state(state: State, found: Mapping[str, Tensor]) -> None:
-    """Go on where `of_state` was called."""
-    state.counts, state.restarted = {}, set()
-    for key, tensor in found.items():
-        kind, name, *moment = key.split("/")
-        if kind == "counts":
-            state.counts[name] = tensor.clone()
-        elif kind == "restarted":
-            state.restarted.add(name)
-        else:
-            state[name][moment[0]].copy_(tensor)
 
 
 def widened(tensor: Tensor, width: int | None) -> Tensor:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from linalg import InputError
+
 EVERY = "every"
 
 
@@ -44,6 +46,32 @@ class State(dict[str, dict[str, Tensor]]):
         if name not in self.counts:
             self.counts[name] = torch.zeros((), device=like.device)
         return self.counts[name].add_(1)
+
+    def pack(self) -> dict[str, Tensor]:
+        """All that the next step depends on, by name: the tensors themselves, not copies."""
+        found = {f"moments/{name}/{moment}": tensor for name, kept in self.items() for moment, tensor in kept.items()}
+        found |= {f"counts/{name}": count for name, count in self.counts.items()}
+        return found | {f"restarted/{name}": torch.zeros(0) for name in self.restarted}
+
+    def unpack(self, found: Mapping[str, Tensor]) -> None:
+        """Go on where `pack` was called, on the devices where the tensors are here.
+
+        Raises:
+            InputError: where it was the state of another configuration; nothing has changed then.
+        """
+        own = {f"moments/{name}/{moment}": tensor for name, kept in self.items() for moment, tensor in kept.items()}
+        given = {name: tensor for name, tensor in found.items() if name.startswith("moments/")}
+        if own.keys() != given.keys() or any(given[name].shape != tensor.shape for name, tensor in own.items()):
+            raise InputError("checkpoint: is of another configuration")
+        for name, tensor in own.items():
+            tensor.copy_(given[name])
+        place = next((tensor.device for tensor in own.values()), None) if self.entrywise else None
+        counts = {name.removeprefix("counts/"): count for name, count in found.items() if name.startswith("counts/")}
+        for name in self.counts.keys() - counts.keys():
+            del self.counts[name]
+        for name, count in counts.items():
+            self.counts.setdefault(name, torch.zeros_like(count, device=place)).copy_(count)
+        self.restarted = {name.removeprefix("restarted/") for name in found if name.startswith("restarted/")}
 
     def scratch(self, name: str, like: Tensor) -> Tensor:
         """Memory in the shape and layout of `like`, the same at every step; its content is anybody's."""

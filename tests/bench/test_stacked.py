@@ -10,7 +10,7 @@ from bench.engine import Settings
 from bench.fine_tuning import Lane
 from bench.stacked import Stack, apart
 from linalg import InputError
-from optimizers import Adam, AdamW, Muon, Torch
+from optimizers import Adam, AdamW, Lion, Muon, ScaledAdamW, Torch
 from parameterizations import Flora, Full, LoRA, OPLoRA
 
 pytest.importorskip("peft")
@@ -58,6 +58,36 @@ def test_every_rule_that_stacks_moves_lanes_as_alone(name):
             continue
         if apart(method, rule, problem.task(0)) is None:
             torch.testing.assert_close(*losses_of(problem, method, rule), rtol=1e-6, atol=1e-9)
+
+
+def test_a_pairs_scale_counts_in_its_update():
+    task = TinyText().task(0)
+    stack, alone = (
+        Stack([(task, 0, 0.01)], LoRA(rank=2, alpha=6.0), Adam(), DOUBLE),
+        Lane(task, LoRA(rank=2, alpha=6.0), Adam(), 0, 0.01, DOUBLE),
+    )
+    for course in (stack, alone):
+        for _ in range(3):
+            course.advance()
+    for (left, right), (own_left, own_right) in zip(stack.updates(0), alone.updates(), strict=True):
+        torch.testing.assert_close(left @ right, own_left @ own_right)
+        assert (left @ right).abs().max() > 0
+
+
+@pytest.mark.parametrize(("rule", "head"), [(Adam(), True), (Muon(), False), (ScaledAdamW(), False), (Lion(), True)])
+def test_a_stack_goes_on_from_its_checkpoint_to_the_last_bit(rule, head, tmp_path):
+    task = TinyText(head=head).task(0)
+
+    def stack():
+        return Stack([(task, 0, 1e-2), (task, 0, 3e-3)], LoRA(rank=2), rule, DOUBLE)
+
+    whole, cut, again = stack(), stack(), stack()
+    losses = [whole.advance() for _ in range(5)]
+    for _ in range(3):
+        cut.advance()
+    cut.keep(tmp_path)
+    assert again.resume(tmp_path)
+    assert [again.advance() for _ in range(2)] == losses[3:]
 
 
 def test_what_cannot_share_a_base_says_why():

@@ -10,6 +10,7 @@ from catalogue import members
 import problems
 from bench.engine import Settings
 from bench.fine_tuning import Lane
+from bench.stacked import Stack
 from linalg import InputError
 from linalg.random import generator
 from optimizers import Adam
@@ -108,6 +109,17 @@ def test_steps_move_adapters_and_heads_alone_and_lower_the_loss(name):
     after = dict(lane.model.named_parameters())
     assert all(torch.equal(tensor, after[key]) for key, tensor in frozen.items())
     assert lane.measure()["loss"] < before
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_lanes_of_every_task_share_a_base(name):
+    task, settings = drawn(name), Settings(4, dtype=torch.float64, tuning=True)
+    stack = Stack([(task, 0, 1e-3), (task, 1, 3e-3)], LoRA(rank=2), Adam(), settings)
+    alone = [Lane(task, LoRA(rank=2), Adam(), seed, rate, settings) for seed, rate in ((0, 1e-3), (1, 3e-3))]
+    for _ in range(3):
+        assert stack.advance() == pytest.approx([lane.advance()[0] for lane in alone], rel=1e-8)
+    for i, lane in enumerate(alone):
+        assert stack.measure(i)["validation_loss"] == pytest.approx(lane.measure()["validation_loss"], rel=1e-8)
 
 
 @pytest.mark.parametrize("name", KNOWS)
