@@ -53,7 +53,7 @@ def load(block: Block, saved: Mapping[str, Tensor]) -> None:
             block.params[name] = tensor.to(block.lr.device).clone()
     block.lr.copy_(saved["lr"])
     block.at.memory.clear()
-    block.at.memory.update({name: tensor.clone() for name, tensor in of("memory").items()})
+    block.at.memory.update({name: tensor.to(block.lr.device).clone() for name, tensor in of("memory").items()})
     streams = of("streams")
     for i, stream in enumerate(chain(block.at.generators, block.batches.generators)):
         stream.set_state(streams[str(i)])

@@ -77,7 +77,8 @@ def build(axis: str, config: DictConfig) -> Any:
     try:
         return cls(**options)
     except (ValueError, TypeError) as error:  # InputError, or whatever a class from elsewhere raises
-        raise InputError(f"{axis}.{error}") from error
+        said = str(error)
+        raise InputError(said if said.startswith((f"{axis}=", f"{axis}.")) else f"{axis}.{said}") from error
 
 
 def cell(config: DictConfig) -> Cell:

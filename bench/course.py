@@ -16,7 +16,7 @@ from torch import Tensor
 
 from adapters._state import replace_file
 from bench.engine import Settings
-from linalg import FactoredMatrix, InputError
+from linalg import FactoredMatrix, InputError, condition, effective_rank, stable_rank
 from problems import Task
 
 KEEP_EVERY = 30.0  # seconds between two checkpoints
@@ -88,7 +88,7 @@ class Course:
 
     @property
     def going(self) -> list[int]:
-        """The lanes that have not diverged."""
+        """The lanes that have neither diverged nor run out of time."""
         return [lane for lane, history in enumerate(self.histories) if history.status == "ok"]
 
     @torch.no_grad()
@@ -190,19 +190,11 @@ class Course:
         for found in sorted(folder.glob("step-*"), key=lambda path: -int(path.name.partition("-")[2])):
             try:
                 facts = json.loads((found / HISTORY).read_text())
-                self.read(found, load_file(found / TENSORS))
                 self.step, self.seconds = facts["step"], facts["seconds"]
+                self.read(found, load_file(found / TENSORS))
                 self.histories = [History(**each) for each in facts["lanes"]]
                 return True
-            except (
-                InputError,
-                OSError,
-                ValueError,
-                KeyError,
-                TypeError,
-                RuntimeError,
-                SafetensorError,
-            ):  # a full disk, a power cut
+            except UNREADABLE:
                 shutil.rmtree(found, ignore_errors=True)
                 self.restart()  # part of it may have been taken
         return False
@@ -214,16 +206,15 @@ def spectra(updates: Sequence[Factors]) -> list[Tensor]:
 
 
 def of_updates(values: Sequence[Tensor]) -> dict[str, float]:
-    """Probes of all layers' updates from their singular values: ranks added up, the largest of the condition numbers."""
-    found = {"update_rank": 0.0, "effective_rank": 0.0, "stable_rank": 0.0, "condition_product": 0.0}
+    """Probes of all layers' updates from their singular values: ranks added up, the largest condition number, NaN of none."""
+    found = {"update_rank": 0.0, "effective_rank": 0.0, "stable_rank": 0.0, "condition_product": float("nan")}
     for each in values:
         if not each.isfinite().all() or not each[0] > 0:
             continue
-        shares = each / each.sum()
         found["update_rank"] += int((each > each[0] * RELATIVE).sum())
-        found["effective_rank"] += float((-torch.special.xlogy(shares, shares).sum()).exp())
-        found["stable_rank"] += float((each / each[0]).square().sum())
-        found["condition_product"] = max(found["condition_product"], float(each[0] / each[-1]) if each[-1] > 0 else np.inf)
+        found["effective_rank"] += float(effective_rank(each))
+        found["stable_rank"] += float(stable_rank(each))
+        found["condition_product"] = float(np.fmax(found["condition_product"], float(condition(each))))
     return found
 
 

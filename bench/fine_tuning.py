@@ -2,11 +2,13 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from adapters import attach
 from adapters._install import pair_of
@@ -20,7 +22,7 @@ from bench.memory import PeakMemory
 from linalg import InputError
 from optimizers import Optimizer, Torch, schedule_factor, torch_optimizer
 from optimizers.torch import optimizer_class
-from parameterizations import Full, Parameterization
+from parameterizations import Full, LoRA, Parameterization
 from problems import Task
 
 RANK = 8  # of methods that have none of their own
@@ -122,7 +124,8 @@ class Lane(Course):
         """Bytes of the next step at its height beside the model's weights, with what the optimizer keeps already; it is taken."""
         self.rule.zero_grad()
         kept = self.cost()["state_bytes"]
-        with PeakMemory(self.model.parameters()) as memory:
+        state = [leaf for leaf in tree_leaves(self.rule.state_dict()["state"]) if isinstance(leaf, Tensor)]
+        with PeakMemory([*self.model.parameters(), *self.model.buffers(), *state]) as memory:
             self.advance()
         return kept + memory.peak
 
@@ -146,9 +149,11 @@ def adapted(model: nn.Module, task: Task, parameterization: Parameterization, se
     names = [name for name, module in model.named_modules() if isinstance(module, kinds())]
     chosen = [name for name in names if any(name == end or name.endswith(f".{end}") for end in task.targets)]
     heads = [name for name, _ in model.named_modules() if name.rpartition(".")[2] in task.head]
+    chosen = [name for name in chosen if not any(name == head or name.startswith(f"{head}.") for head in heads)]
     if not chosen:
         raise InputError(
-            f"problem.targets={list(task.targets)}: no layer of the model ends so; there are {', '.join(names[:8])}, ..."
+            f"problem.targets={list(task.targets)}: no layer but a head, which trains whole, ends so; there are "
+            f"{', '.join(names[:8])}, ..."
         )
     if isinstance(parameterization, Full):
         model.requires_grad_(False)
@@ -161,6 +166,9 @@ def adapted(model: nn.Module, task: Task, parameterization: Parameterization, se
 
     rank = getattr(parameterization, "rank", None) or RANK
     alpha = getattr(parameterization, "alpha", None) or rank
+    if isinstance(parameterization, LoRA) and parameterization.rslora:  # the layer has the scale
+        alpha = parameterization.scaling * rank
+        parameterization = replace(parameterization, rslora=False, alpha=None)
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=chosen, modules_to_save=heads or None)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a method says of a size is in docs/adapters.md, and not for every lane
@@ -177,6 +185,6 @@ def kinds() -> tuple[type[nn.Module], ...]:
 
 
 def first_loss(model: nn.Module, task: Task) -> Tensor:
-    """The loss of the first step's batch, for methods that start from its gradient."""
+    """The loss of the first batch, one micro-batch where several make a step, for methods that start from its gradient."""
     device = next(model.parameters()).device
     return task.losses(model, {name: tensor.to(device) for name, tensor in task.batch(0).items()}).sum()

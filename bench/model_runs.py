@@ -21,7 +21,7 @@ from bench.blocks import block_bytes
 from bench.course import Course
 from bench.engine import BlockResult, Settings
 from bench.fine_tuning import Lane
-from bench.stacked import Stack, apart, unlike
+from bench.stacked import Stack, apart, mixed, unshared
 from optimizers import Optimizer
 from parameterizations import Parameterization
 from problems import FineTuning, Task
@@ -91,7 +91,7 @@ def run_lanes(
     cost: dict[str, int] = {}
     together = 1
     if len(left) < len(planned):
-        cost, together = tried(method, task, seeds[0], rates[0])
+        cost, together = tried(method, task, seeds, rates[0])
     tasks = {seeds[0]: task}
     for first in range(0, len(planned), together):
         group = planned[first : first + together]
@@ -121,16 +121,21 @@ def run_lanes(
     return [(*place, as_block(left[lane], settings)) for place, lane in zip(places, planned, strict=True)], type(task)
 
 
-def tried(method: Method, task: Task, seed: int, rate: float) -> tuple[dict[str, int], int]:
+def tried(method: Method, task: Task, seeds: Sequence[int], rate: float) -> tuple[dict[str, int], int]:
     """The cost of a lane, and how many lanes go together.
 
     `peak_bytes` is of its second step: the first makes what the rule keeps.
     """
-    lane = method.lane(task, seed, rate)
+    lane = method.lane(task, seeds[0], rate)
     lane.advance()
     cost = {"peak_bytes": lane.peak(), **lane.cost()}
-    alone = apart(method.parameterization, method.optimizer, task) or any(unlike(site) for site in lane.sites)
-    together = 1 if alone else max(1, block_bytes(method.settings.device) // max(1, cost["peak_bytes"]))
+    together = max(1, block_bytes(method.settings.device) // max(1, cost["peak_bytes"]))
+    if together > 1 and (apart(method.parameterization, method.optimizer, task) or mixed(lane)):
+        together = 1
+    if together > 1:
+        others = [(method.problem.draw(seed, device=method.settings.device), seed) for seed in seeds[1:2]]
+        if unshared([lane, *(method.lane(*other, rate) for other in others)]):
+            together = 1
     del lane
     gc.collect()
     return cost, together

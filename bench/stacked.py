@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 
 from adapters._functions import Preconditioned
 from adapters._pair import Tensors
-from adapters._sites import Site
 from adapters._steps import penalize
 from bench.course import Course, Factors, Found
 from bench.engine import Settings
@@ -20,6 +20,7 @@ from optimizers import Optimizer, State, Torch, schedule_factor
 from optimizers._torch_optimizer import needs_pairs
 from parameterizations import Full, Parameterization, Params, Step
 from problems import Task
+from problems._task import Batch
 
 
 def apart(parameterization: Parameterization, optimizer: Optimizer, task: Task) -> str | None:
@@ -85,8 +86,7 @@ class LaneLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         lane, result = self._stack[0].lane, self.base_layer(x)
         left, right = self.tensors.factors(lane)
-        rows = x.reshape(len(self._stack[0].lanes) if lane is None else 1, -1, x.shape[-1])
-        change = (rows @ right.mT) @ left.mT
+        change = (dealt(x, len(self._stack[0].lanes) if lane is None else 1) @ right.mT) @ left.mT
         return result + (change * self.tensors.scaling).view(result.shape)
 
 
@@ -104,8 +104,7 @@ class LaneLinear(nn.Module):
         lane = self._stack[0].lane
         if lane is not None:
             return nn.functional.linear(x, self.weight[lane], None if self.bias is None else self.bias[lane])
-        rows = x.reshape(len(self.weight), -1, x.shape[-1])
-        found = rows @ self.weight.mT
+        found = dealt(x, len(self.weight)) @ self.weight.mT
         if self.bias is not None:
             found = found + self.bias[:, None]
         return found.view(*x.shape[:-1], -1)
@@ -142,13 +141,13 @@ class Stack(Course):
             key: Lane(task, self.parameterization, optimizer, seed, rate, settings) for key, (task, seed, rate) in starts.items()
         }
         each = [singles[seed, id(task)] for task, seed, _ in self.lanes]
+        if reason := unshared(list(singles.values())):
+            raise InputError(f"lanes: cannot share a base: {reason}")
         self.model = copy.deepcopy(each[0].model)
         self.holders: list[LaneTensors] = []
         trained = {id(tensor): name for name, tensor in each[0].model.named_parameters() if tensor.requires_grad}
         for index, site in enumerate(each[0].sites):
             pairs = [lane.pairs[index] for lane in each]
-            if reason := unlike(site):
-                raise InputError(f"lanes: cannot share a base: {reason}")
             tensors = {name: torch.stack([pair.tensors()[name] for pair in pairs]) for name in pairs[0].names}
             at = Step(steps=settings.steps, generators=[copy_of(pair.at.generators[0]) for pair in pairs])
             holder = LaneTensors(pairs[0].method, tensors, site.scaling, at)
@@ -165,12 +164,10 @@ class Stack(Course):
                 head = LaneLinear(others, trains, self)
                 self.replace(name, head)
                 self.heads.append(head)
-        self.units = [
-            (holder, dict(holder.named_parameters(recurse=False)), holder.at, holder.method.rates) for holder in self.holders
-        ]
+        self.units = [(holder, dict(holder.named_parameters(recurse=False))) for holder in self.holders]
         heads = {f"{i} {name}": tensor for i, head in enumerate(self.heads) for name, tensor in head.named_parameters()}
         self.head = {name: tensor for name, tensor in heads.items() if tensor.requires_grad}
-        self.states: list[State] = [optimizer.init(holder.tensors(), rates, holder.scale) for holder, _, _, rates in self.units]
+        self.states: list[State] = [optimizer.init(each.tensors(), each.method.rates, each.scale) for each in self.holders]
         self.head_state = optimizer.init(self.head_views()) if self.head else State({})
         for holder in self.holders:
             if optimizer.preconditions and holder.method.pair == "predicted":
@@ -189,11 +186,7 @@ class Stack(Course):
         self.model.train()
         self.lane = None
         batches = [task.batch(self.step) for task, *_ in self.lanes]
-        longest = {name: max(batch[name].shape[1] for batch in batches) for name in batches[0] if batches[0][name].ndim == 2}
-        batch = {
-            name: torch.cat([widened(each[name], longest.get(name)) for each in batches]).to(self.settings.device)
-            for name in batches[0]
-        }
+        batch = {name: tensor.to(self.settings.device) for name, tensor in joined(batches).items()}
         self.model.zero_grad()
         losses = self.lanes[0][0].losses(self.model, batch, len(self.lanes))
         losses.sum().backward()
@@ -206,16 +199,16 @@ class Stack(Course):
 
     def move(self, lr: Tensor) -> None:
         runs = []
-        for (holder, trained, at, _), state in zip(self.units, self.states, strict=True):
+        for (holder, trained), state in zip(self.units, self.states, strict=True):
             grads = {name: tensor.grad for name, tensor in trained.items() if tensor.grad is not None}
-            run = (holder.tensors(), grads, state, lr, at)
+            run = (holder.tensors(), grads, state, lr, holder.at)
             if holder.precondition is not None:
                 self.optimizer.move(*run)
             else:
                 runs.append(run)
         self.optimizer.update_together(runs)
-        for *_, at, _ in self.units:
-            at.step += 1
+        for holder in self.holders:
+            holder.at.step += 1
         if self.head:
             grads = {name: tensor.grad.flatten(1)[..., None] for name, tensor in self.head.items() if tensor.grad is not None}
             self.optimizer.update(self.head_views(), grads, self.head_state, lr, self.step)
@@ -253,23 +246,76 @@ class Stack(Course):
 
         for name, tensor in self.head.items():
             tensor.copy_(tensors[f"head/{name}"])
-        step = int(folder.name.partition("-")[2])
         for i, (holder, state) in enumerate(zip(self.holders, self.states, strict=True)):
             for name, own in holder.tensors().items():
                 own.copy_(tensors[f"{i}/tensors/{name}"])
             holder.at.memory = {name: tensor.to(self.settings.device) for name, tensor in under(f"{i}/memory/").items()}
             for lane, stream in enumerate(holder.at.generators):
                 stream.set_state(tensors[f"{i}/streams/{lane}"])
-            holder.at.step = step
+            holder.at.step = self.step
             state.unpack(under(f"{i}/state/"))
         self.head_state.unpack(under("head state/"))
 
 
-def unlike(site: Site) -> str | None:
-    """Why a layer cannot be shared, or None."""
-    if isinstance(getattr(site.layer, "base_layer", None), nn.Linear):
-        return None
-    return f"{site.name} is no linear layer"
+def unshared(lanes: Sequence[Lane]) -> str | None:
+    """Why the models of these lanes cannot share what is frozen of the first one's, or None."""
+    first, *others = [dict(lane.model.state_dict()) for lane in lanes]
+    within = tuple(f"{site.name}." for site in lanes[0].sites)
+    linear: set[str] = set()
+    for site in lanes[0].sites:
+        if not isinstance(getattr(site.layer, "base_layer", None), nn.Linear):
+            return f"{site.name} is no linear layer"
+    for name, module in lanes[0].model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            return f"{name} normalises over the rows of all lanes"
+        if isinstance(module, nn.Linear) and not name.startswith(within):
+            linear |= {f"{name}.weight", f"{name}.bias"}
+    trained = {name for name, tensor in lanes[0].model.named_parameters() if tensor.requires_grad}
+    for name, tensor in first.items():
+        if name in linear or (name.startswith(within) and ".base_layer." not in name):
+            continue  # every lane has its own
+        if name in trained:
+            return f"{name} trains, and is of no linear layer"
+        if not all(torch.equal(tensor, other[name]) for other in others):
+            return f"{name} is another for every seed"
+    return None
+
+
+def mixed(lane: Lane) -> str | None:
+    """Why inputs cannot be dealt out to lanes, or None: a layer sees rows that do not grow in number with the batch's."""
+    batch = {name: tensor.to(lane.settings.device) for name, tensor in lane.task.batch(0).items()}
+    layers = {site.name: site.layer for site in lane.sites} | {
+        name: module
+        for name, module in lane.model.named_modules()
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in lane.task.head
+    }
+    counts: list[dict[str, list[int]]] = []
+    for lanes in (1, 2):
+        seen: dict[str, list[int]] = {name: [] for name in layers}
+        hooks = [
+            layer.register_forward_pre_hook(lambda _, args, found=seen[name]: found.append(len(args[0])))
+            for name, layer in layers.items()
+        ]
+        lane.evaluate(0, partial(lane.task.losses, batch=joined([batch] * lanes), lanes=lanes))
+        for hook in hooks:
+            hook.remove()
+        counts.append(seen)
+    alone, both = counts
+    shared = [name for name in layers if both[name] != [2 * count for count in alone[name]]]
+    return f"{shared[0]} sees rows that all lanes have in common" if shared else None
+
+
+def dealt(x: Tensor, lanes: int) -> Tensor:
+    """(lanes, rows, d) of inputs (lanes rows, ..., d), one lane after the other."""
+    if len(x) % lanes:
+        raise InputError(f"lanes: {len(x)} rows cannot be dealt out to {lanes}")
+    return x.reshape(lanes, -1, x.shape[-1])
+
+
+def joined(batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """Batches of lanes as one, lane after lane, rows as wide as the widest."""
+    longest = {name: max(batch[name].shape[1] for batch in batches) for name in batches[0] if batches[0][name].ndim == 2}
+    return {name: torch.cat([widened(batch[name], longest.get(name)) for batch in batches]) for name in batches[0]}
 
 
 def widened(tensor: Tensor, width: int | None) -> Tensor:

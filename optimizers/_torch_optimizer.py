@@ -79,6 +79,12 @@ class Unit:
         self.at.lr = lr
         return params, {name: as_matrix(grad) for name, grad in found.items()}, self.started(), lr, self.at
 
+    def put_back(self, params: Params) -> None:
+        """Move tensors whose matrix is no view, as of convolutions with their channels last, to where the rule moved that."""
+        for name, tensor in self.tensors.items():
+            if tensor.ndim > 2 and not tensor.is_contiguous():
+                tensor.copy_(params[name].view(tensor.shape))
+
     @property
     def preconditioned(self) -> bool:
         """Whether the rule has changed the gradients on their way back through the factors already."""
@@ -186,7 +192,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             together = [run for unit, run in runs.items() if unit.rule is self.rule and not unit.preconditioned]
             if together:
                 self.rule.update_together(together)
-            for unit in runs:
+            for unit, (params, *_) in runs.items():
+                unit.put_back(params)
                 if unit.holder is None:
                     unit.at.step += 1  # an adapter's pair counts for itself, whatever optimizer moves it
         return loss

@@ -57,10 +57,23 @@ class Torch(Optimizer):
         object.__setattr__(self, "options", dict(self.options))
         if "lr" in self.options:
             raise InputError("optimizer.lr: the learning rate belongs to the sweep; give lr.values, or lr.min and lr.max")
-        optimizer_class(self.target)
+        self._try()
 
     def __hash__(self) -> int:
         return hash((self.target, repr(sorted(self.options.items()))))
+
+    def _try(self) -> None:
+        """Raise `InputError` where the class cannot be made with these options, or cannot take a step along dense gradients."""
+        cls: Any = optimizer_class(self.target)
+        tensor = pytorch.nn.Parameter(pytorch.zeros(2, 2))
+        tensor.grad = pytorch.ones(2, 2)
+        try:
+            made = cls([tensor], lr=1e-3, **self.options)
+            if not needs_closure(self.target):
+                made.step()
+        except Exception as error:  # whatever a class from elsewhere raises
+            given = "".join(f", {name}={value!r}" for name, value in self.options.items())
+            raise InputError(f"optimizer._target_={self.target!r}{given}: {' '.join(str(error).split())}") from error
 
     def supports(self, parameterization: Parameterization) -> str | None:
         if needs_closure(self.target) and (parameterization.penalizes or parameterization.directs):
@@ -89,12 +102,10 @@ class Torch(Optimizer):
             state.optimizers = [cls([group for lane in groups for group in lane], lr=groups[0][0]["lr"], **self.options)]
         except ValueError as error:
             if _NO_GROUPS not in str(error):
-                raise InputError(f"{self.target}: {error}") from error
+                raise
             if any(len(lane) > 1 for lane in groups):
                 raise InputError(f"{self.target}: takes one learning rate, but this parameterization needs several") from error
             state.optimizers = [cls(lane[0]["params"], lr=lane[0]["lr"], **self.options) for lane in groups]
-        except TypeError as error:
-            raise InputError(f"{self.target}: {error}") from error
         if needs_closure(self.target) and len(state.optimizers) == 1 < len(state.lanes):
             raise InputError(f"{self.target}: needs a closure, which lanes in parameter groups cannot share")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from linalg.random import generator
-from problems._language import fresh, unreadable
+from problems._language import check_reach, fresh, unreadable
 from problems._pretrained import glyphs
 from problems._real_data import digest
 from problems._task import unknown, without_dropout
@@ -64,14 +64,14 @@ class GlyphNet:
         return net(noised, times).sample
 
     @torch.no_grad()
-    def samples(self, net: nn.Module, count: int, steps: int, seed: int, caption: str) -> Tensor:
-        """(count, 1, 32, 32) pictures by DDIM; the same noise for the same seed, whatever the net."""
+    def samples(self, net: nn.Module, captions: Sequence[str], steps: int, seed: int) -> Tensor:
+        """(N, 1, 32, 32) pictures by DDIM, as many as captions; the same noise for the same seed, whatever the net."""
         from diffusers import DDIMScheduler
 
         scheduler: Any = DDIMScheduler(**glyphs.SCHEDULE, timestep_spacing="trailing")
         scheduler.set_timesteps(steps)
         like = next(net.parameters())
-        shape = (count, glyphs.NET["in_channels"], glyphs.NET["sample_size"], glyphs.NET["sample_size"])
+        shape = (len(captions), glyphs.NET["in_channels"], glyphs.NET["sample_size"], glyphs.NET["sample_size"])
         latents = torch.randn(shape, generator=generator(seed, "samples")).to(like)
         done = []
         for part in latents.split(ROWS):
@@ -90,6 +90,7 @@ class Pipeline:
         from diffusers import DDPMScheduler, StableDiffusionPipeline
 
         quiet()
+        check_reach(problem, path, "glyphs")
         try:
             self.pipe: Any = StableDiffusionPipeline.from_pretrained(path, safety_checker=None, requires_safety_checker=False)
         except unreadable() as error:
@@ -136,14 +137,14 @@ class Pipeline:
         return net(noised, times, encoder_hidden_states=told["text"].to(noised)).sample
 
     @torch.no_grad()
-    def samples(self, net: nn.Module, count: int, steps: int, seed: int, caption: str) -> Tensor:
-        """(count, 3, side, side) pictures from -1 to 1 by the pipeline's own scheduler."""
+    def samples(self, net: nn.Module, captions: Sequence[str], steps: int, seed: int) -> Tensor:
+        """(N, 3, side, side) pictures from -1 to 1, one a caption, by the pipeline's own scheduler."""
         like = next(net.parameters())
         pipe = copy.copy(self.pipe)  # beside it, what there is stays where it is and in its precision, for the next task
         pipe.unet = getattr(getattr(net, "base_model", None), "model", net)  # with peft's layers in it
         pipe.vae, pipe.text_encoder = (fresh(part).to(like) for part in (self.pipe.vae, self.pipe.text_encoder))
         drawn = []
-        for i in range(count):
+        for i, caption in enumerate(captions):
             found = pipe(caption, num_inference_steps=steps, generator=generator(seed, f"sample {i}"), output_type="pt").images
             drawn.append(found.cpu().float() * 2 - 1)
         return torch.cat(drawn)
@@ -160,7 +161,7 @@ def pictures(folder: Path, side: int, problem: str) -> tuple[Tensor, list[str]]:
 
     files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")]
     if not files:
-        raise unknown(problem, "data", str(folder), "one of the glyphs' styles, or a folder of pictures")
+        raise unknown(problem, "data", str(folder), "a folder with pictures (.png, .jpg, .jpeg, .webp); it has none")
     found = []
     for file in files:
         picture = ImageOps.fit(Image.open(file).convert("RGB"), (side, side))

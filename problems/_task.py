@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from linalg import InputError
 from linalg.checks import check, check_choice, check_integer
+from linalg.random import generator
 from optimizers import Optimizer, unfit
 from parameterizations import Full, Parameterization
 from problems._packages import require
@@ -16,8 +18,6 @@ from problems._problem import Problem
 
 Batch = Mapping[str, Tensor]
 WEIGHTS = ("pretrained", "random")
-# Rates that models of transformers keep as numbers; the last is the chance that Swin and its like leave out a layer with.
-CHANCES = ("dropout", "attention_dropout", "activation_dropout", "layerdrop", "drop_prob")
 
 
 class Task:
@@ -35,7 +35,13 @@ class Task:
     head: Sequence[str] = ()  # modules that train beside them, whole
     evaluations: int = 5  # see `FineTuning`
     device: torch.device | str = "cpu"  # where data may be prepared
+    problem: Any
+    seed: int
     accumulation: int = 1  # micro-batches whose gradients are averaged before a step; batches are counted over all of them
+
+    def rows(self, step: int) -> Tensor:
+        """(batch_size,) which of the examples to train on a step sees."""
+        return in_order(self.problem.examples, self.problem.batch_size, step, lambda name: generator(self.seed, name))
 
     def model(self) -> nn.Module:
         """A copy of the model as fine-tuning begins, on the CPU in float32, without dropout."""
@@ -73,6 +79,7 @@ class FineTuning(Problem):
 
     Args:
         weights: `pretrained`, or `random` for a model that knows nothing: what pretraining is worth.
+        model, data: what is adapted, and to what: names of the subclass's own, folders, or a hub's ids.
         batch_size: examples a step.
         evaluations: how often along a run it is measured, at equal distances, beside the start.
         targets: endings of the names of the layers that are adapted; null for the model's usual ones.
@@ -80,6 +87,7 @@ class FineTuning(Problem):
 
     provides: ClassVar[tuple[str, ...]] = ("base", "layers", "model")
     packages: ClassVar[tuple[str, ...]] = ("transformers", "peft", "safetensors")
+    sources: ClassVar[Mapping[str, str]] = {}  # what `model` and `data` may be, for messages
 
     weights: str = "pretrained"
     batch_size: int = 16
@@ -89,6 +97,10 @@ class FineTuning(Problem):
     def __post_init__(self) -> None:
         if isinstance(self.targets, str):
             object.__setattr__(self, "targets", (self.targets,))
+        for key in ("model", "data"):
+            given = getattr(self, key, key)
+            ok = isinstance(given, str) and given != "" and (given[0] not in "./~" or Path(given).is_dir())
+            check(ok, key, given, self.sources.get(key, "a name"))
         super().__post_init__()
         check_choice("weights", self.weights, WEIGHTS)
         check_integer("batch_size", self.batch_size)
@@ -164,17 +176,17 @@ def by_lane(values: Tensor, lanes: int, weights: Tensor | None = None) -> Tensor
 
 
 def without_dropout(model: nn.Module) -> nn.Module:
-    """The model, nothing of it random any more: its dropout layers, and the rates that it hands to functions."""
+    """The model, nothing of it random any more: its dropout layers, and the rates that it hands to functions.
+
+    Models of transformers keep those as numbers, by names such as hidden_dropout, layerdrop, attn_pdrop and drop_prob.
+    """
     for module in model.modules():
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
-        for name in CHANCES:
-            if isinstance(vars(module).get(name), float):
-                setattr(module, name, 0.0)
-    config = getattr(model, "config", None)
-    for name in (*CHANCES, "attention_probs_dropout_prob"):
-        if isinstance(getattr(config, name, None), float):
-            setattr(config, name, 0.0)
+        for owner in (module, getattr(module, "config", None)):
+            for name, value in vars(owner).items() if owner is not None else ():
+                if "drop" in name and isinstance(value, float):
+                    setattr(owner, name, 0.0)
     return model
 
 

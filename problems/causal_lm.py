@@ -6,7 +6,7 @@ from functools import cache, cached_property
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from linalg import InputError
 from linalg.checks import check_integer
@@ -14,23 +14,22 @@ from problems._fingerprints import of_hub
 from problems._hub import hub_part, split_name
 from problems._language import (
     SMOLLM2,
-    check_length,
+    check_texts,
     encoded,
     fingerprint_of,
     fresh,
     in_chunks,
     loaded,
-    on,
     reviews,
     reviews_fingerprint,
     text_batch,
     tokenizer_of,
 )
-from problems._task import Batch, FineTuning, Task, by_lane, check_counts, unknown
+from problems._task import Batch, FineTuning, check_counts, unknown
+from problems._tokens import Writing
 
 NAME = "causal_lm"
 ROWS = 16  # of a forward pass that measures
-TRAIN_MEASURED = 16  # training texts that the exact loss is taken over
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ class CausalLM(FineTuning):
         length: tokens; longer texts are cut.
     """
 
+    sources: ClassVar = {"model": "smollm2, a folder that is there, or a hub's id", "data": "reviews, or a hub's id"}
     reference: ClassVar[str] = "Hu et al. 2021, arXiv 2106.09685, in kind"
 
     batch_size: int = 4
@@ -59,8 +59,9 @@ class CausalLM(FineTuning):
     length: int = 64
 
     def check(self):
-        for name in ("examples", "validation", "test", "length"):
+        for name in ("examples", "validation", "test"):
             check_integer(name, getattr(self, name))
+        check_integer("length", self.length, least=2)  # a token, and the next
         if self.layers is not None:
             check_integer("layers", self.layers)
 
@@ -94,10 +95,11 @@ def hub_texts(data: str, part: str) -> tuple[str, ...]:
     return tuple(text for text in rows if text.strip())
 
 
-class LanguageTask(Task):
+class LanguageTask(Writing):
     """Tokens in three parts."""
 
     headline = "test_perplexity"
+    measured = 16
 
     def __init__(self, problem: CausalLM, seed: int, parts: dict[str, Batch]) -> None:
         self.problem, self.seed, self.parts = problem, seed, parts
@@ -107,7 +109,9 @@ class LanguageTask(Task):
     @cached_property
     def pretrained(self) -> nn.Module:
         model = loaded("AutoModelForCausalLM", self.problem.model, NAME, self.problem.weights)
-        check_length(NAME, "length", self.problem.length, model, self.problem.model)
+        check_texts(NAME, {"length": self.problem.length}, model, self.problem.model, self.parts)
+        if looks_ahead(model):
+            raise unknown(NAME, "model", self.problem.model, "one that writes from left to right; it sees the tokens to come")
         if self.problem.layers is None:
             return model
         stack = next((m for _, m in model.named_modules() if isinstance(m, nn.ModuleList)), None)
@@ -116,8 +120,10 @@ class LanguageTask(Task):
             raise InputError(f"problem.layers={self.problem.layers}: must be {there}, the layers of {self.problem.model}, or null")
         kept, everything = list(stack[: self.problem.layers]), list(stack)
         del stack[self.problem.layers :]  # so that a copy takes no more than it keeps
-        cut: Any = fresh(model)
-        stack.extend(everything[len(kept) :])
+        try:
+            cut: Any = fresh(model)
+        finally:  # others are to be cut from it
+            stack.extend(everything[len(kept) :])
         cut.config.num_hidden_layers = len(kept)
         return cut
 
@@ -127,37 +133,24 @@ class LanguageTask(Task):
     def batch(self, step):
         return text_batch(self, step)
 
-    def losses(self, model, batch, lanes=1):
-        return by_lane(of_tokens(model, batch), lanes, of_tokens_mask(batch))
+    def chunks(self, part):
+        return in_chunks(part, ROWS)
 
-    def measure(self, model):
-        some = {name: tensor[:TRAIN_MEASURED] for name, tensor in self.parts["train"].items()}
-        return {"loss": mean_loss(model, some), "validation_loss": mean_loss(model, self.parts["validation"])}
+    def logits(self, model, batch):
+        return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+
+    def written(self, batch):
+        """All but the first."""
+        return batch["input_ids"][:, 1:], batch["attention_mask"][:, 1:]
 
     def test(self, model):
-        loss = mean_loss(model, self.parts["test"])
+        loss = self.mean_loss(model, self.parts["test"])
         return {"test_loss": loss, "test_perplexity": math.exp(min(loss, 700.0))}
 
 
-def of_tokens(model: nn.Module, batch: Batch) -> Tensor:
-    """(N, T - 1) the loss of every token but the first; of padding, too."""
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
-    return nn.functional.cross_entropy(logits.flatten(0, 1), batch["input_ids"][:, 1:].flatten(), reduction="none").view(
-        logits.shape[:2]
-    )
-
-
-def of_tokens_mask(batch: Batch) -> Tensor:
-    """(N, T - 1) which of them are text."""
-    return batch["attention_mask"][:, 1:]
-
-
-def mean_loss(model: nn.Module, part: Batch) -> float:
-    """The mean over a part's tokens."""
-    total, count = 0.0, 0
-    for chunk in in_chunks(part, ROWS):
-        chunk = on(chunk, model)
-        mask = of_tokens_mask(chunk)
-        total += float((of_tokens(model, chunk) * mask).double().sum())
-        count += int(mask.sum())
-    return total / max(count, 1)
+@torch.no_grad()
+def looks_ahead(model: Any) -> bool:
+    """Whether what a model says of a token depends on the next one, as an encoder's does."""
+    tokens = torch.tensor([[0, 1, 0, 0], [0, 1, 0, 1]])
+    first, second = model.eval()(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits[:, :-1].double()
+    return float((first - second).abs().max()) > 1e-5 * float(first.abs().max())

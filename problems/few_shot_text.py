@@ -7,14 +7,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from linalg.checks import check_choice, check_integer
+from linalg.checks import check, check_choice, check_integer
 from linalg.random import generator
 from problems._classification import Classification
 from problems._fingerprints import of_hub
 from problems._glue import TASKS, glue
 from problems._language import (
     MINILM,
-    check_length,
+    check_texts,
     encoded,
     fingerprint_of,
     fresh,
@@ -29,6 +29,7 @@ from problems._task import Batch, FineTuning, check_counts, unknown
 
 NAME = "few_shot_text"
 HEADS = ("frozen", "trained", "probe")
+CLASSIFIERS = ("classifier", "score", "classification_head")  # what models call theirs
 ROWS = 64  # of a forward pass that measures
 RIDGE = 1.0
 
@@ -47,6 +48,10 @@ class FewShotText(FineTuning):
             adapters; `probe`, started from logistic regression on the pretrained features of the examples, and trained.
     """
 
+    sources: ClassVar = {
+        "model": "minilm, smollm2, a folder that is there, or a hub's id",
+        "data": "reviews, or the name of a GLUE task",
+    }
     reference: ClassVar[str] = "Yaras et al. 2024, arXiv 2406.04112, section 4.2; Wang et al. 2019 (GLUE)"
 
     model: str = MINILM
@@ -61,8 +66,8 @@ class FewShotText(FineTuning):
         for name in ("examples", "validation", "test", "length"):
             check_integer(name, getattr(self, name))
         check_choice("head", self.head, HEADS)
-        if self.data != "reviews" and self.data not in TASKS:
-            raise unknown(NAME, "data", self.data, f"reviews, or one of GLUE's tasks: {', '.join(TASKS)}")
+        check(self.data in ("reviews", *TASKS), "data", self.data, f"reviews, or one of GLUE's tasks: {', '.join(TASKS)}")
+        check(self.head != "probe" or self.classes > 1, "head", self.head, f"frozen or trained: {self.data} has no classes")
 
     def task(self, seed):
         train, test = self.rows("train"), self.rows("test")
@@ -103,14 +108,20 @@ class TextTask(Classification):
         self.problem, self.seed, self.parts = problem, seed, parts
         self.evaluations = problem.evaluations
         self.targets = problem.targets or ("query", "value", "q_proj", "v_proj", "q_lin", "v_lin")
-        self.head = () if problem.head == "frozen" else ("classifier", "score", "pre_classifier")
+        self.head = () if problem.head == "frozen" else (*CLASSIFIERS, "pre_classifier")
 
     @cached_property
     def pretrained(self) -> nn.Module:
-        options = (("num_labels", self.problem.classes),)
-        model = fresh(loaded("AutoModelForSequenceClassification", self.problem.model, NAME, self.problem.weights, options))
-        check_length(NAME, "length", self.problem.length, model, self.problem.model)
-        head: Any = model.classifier if hasattr(model, "classifier") else model.score
+        options: tuple[tuple[str, Any], ...] = (("num_labels", self.problem.classes),)
+        if self.problem.weights == "pretrained":
+            options = (*options, ("ignore_mismatched_sizes", True))  # a head for other classes is drawn anew anyway
+        model: Any = fresh(loaded("AutoModelForSequenceClassification", self.problem.model, NAME, self.problem.weights, options))
+        check_texts(NAME, {"length": self.problem.length}, model, self.problem.model, self.parts)
+        if model.config.pad_token_id is None:
+            model.config.pad_token_id = tokenizer_of(self.problem.model, NAME).pad_token_id
+        head = next((found for name in CLASSIFIERS if (found := getattr(model, name, None)) is not None), None)
+        if head is None:
+            raise unknown(NAME, "model", self.problem.model, f"one whose head is its module {' or '.join(CLASSIFIERS)}")
         layers = [module for module in head.modules() if isinstance(module, nn.Linear)]
         source = generator(self.seed, "head")
         for layer in layers:  # a head of chance of its own for every seed

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from linalg.checks import check_choice, check_integer, check_number
+from linalg.checks import check, check_choice, check_integer, check_number
 from linalg.random import generator
 from problems._classification import Classification
 from problems._digits import CLASSES, digits, rotated
 from problems._fingerprints import of_hub
 from problems._hub import hub_part, split_name
-from problems._language import fingerprint_of, fresh, unreadable
+from problems._language import check_reach, fingerprint_of, fresh, unreadable
 from problems._pretrained.digits import NET, WEIGHTS, as_seen, pretrained, split, untrained
 from problems._real_data import digest
-from problems._task import Batch, FineTuning, in_order, unknown, without_dropout
+from problems._task import Batch, FineTuning, unknown, without_dropout
 
 NAME = "image_classification"
 DIGITS_VIT, ROTATED_DIGITS = "digits_vit", "rotated_digits"
@@ -45,6 +45,7 @@ class ImageClassification(FineTuning):
             model's own, or drawn at random where that has not the data's number of classes.
     """
 
+    sources: ClassVar = {"model": "digits_vit, a folder that is there, or a hub's id", "data": "rotated_digits, or a hub's id"}
     reference: ClassVar[str] = "Dosovitskiy et al. 2021, arXiv 2010.11929 (ViT); the digits of scikit-learn"
 
     batch_size: int = 32
@@ -62,8 +63,8 @@ class ImageClassification(FineTuning):
         check_number("angle", self.angle, least=-180, most=180)
         if self.head is not None:
             check_choice("head", self.head, HEADS)
-        if self.model != DIGITS_VIT and "/" not in self.model and not Path(self.model).is_dir():
-            raise unknown(NAME, "model", self.model, f"{DIGITS_VIT}, a folder, or a hub's id, which has a slash")
+        known = self.model == DIGITS_VIT or "/" in self.model or Path(self.model).is_dir()
+        check(known, "model", self.model, f"{DIGITS_VIT}, a folder, or a hub's id, which has a slash")
 
     def task(self, seed):
         parts, classes = (self.digits(seed), CLASSES) if self.data == ROTATED_DIGITS else self.of_hub(seed)
@@ -136,6 +137,7 @@ def loaded(model: str, classes: int) -> tuple[nn.Module, bool]:
     """A folder's or a hub's classifier in float32, and whether its head came with it; loaded once a process, to be copied."""
     from transformers import AutoModelForImageClassification
 
+    check_reach(NAME, model, DIGITS_VIT)
     options = {"num_labels": classes, "ignore_mismatched_sizes": True, "output_loading_info": True, "dtype": torch.float32}
     try:
         with torch.random.fork_rng(devices=[]):
@@ -150,6 +152,7 @@ def of_chance(model: str, classes: int, seed: int) -> nn.Module:
     """An untrained classifier of a folder's or a hub's architecture."""
     from transformers import AutoConfig, AutoModelForImageClassification
 
+    check_reach(NAME, model, DIGITS_VIT)
     try:
         config = AutoConfig.from_pretrained(model, num_labels=classes)
         with torch.random.fork_rng(devices=[]):
@@ -232,7 +235,7 @@ class ImageTask(Classification):
         return fresh(self.pretrained)
 
     def batch(self, step):
-        rows = in_order(self.problem.examples, self.problem.batch_size, step, lambda name: generator(self.seed, name))
+        rows = self.rows(step)
         return {name: tensor[rows] for name, tensor in self.parts["train"].items()}
 
     def chunks(self, part):

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from linalg.checks import check_integer
+from linalg.checks import check, check_integer
 from linalg.random import generator
 from problems import _mmd
 from problems._diffusion import ATTENTION, ROWS, GlyphNet, Pipeline, pictures
@@ -18,7 +19,7 @@ from problems._language import fingerprint_of, on
 from problems._packages import package_version
 from problems._pretrained.glyphs import WEIGHTS
 from problems._real_data import digest
-from problems._task import Batch, FineTuning, Task, by_lane, in_order, unknown
+from problems._task import Batch, FineTuning, Task, by_lane, unknown
 
 NAME = "image_style"
 GLYPHS = "glyphs"
@@ -45,6 +46,10 @@ class ImageStyle(FineTuning):
     """
 
     packages: ClassVar = (*FineTuning.packages, "diffusers")
+    sources: ClassVar = {
+        "model": "glyphs, a folder that is there, or a hub's id",
+        "data": "a style of the icons, or a folder of pictures",
+    }
     reference: ClassVar[str] = "Teterwak et al. 2024, arXiv 2412.10362, section 4.1; Jayasumana et al. 2024, arXiv 2401.09603"
 
     model: str = GLYPHS
@@ -56,11 +61,13 @@ class ImageStyle(FineTuning):
     def check(self):
         for name in ("examples", "samples", "sampling_steps"):
             check_integer(name, getattr(self, name), least=2 if name == "samples" else 1)  # as an unbiased distance asks for
-        if self.data not in STYLES and not Path(self.data).is_dir():
-            raise unknown(NAME, "data", self.data, f"one of {', '.join(STYLES)}, or a folder of pictures")
+        known = self.data in STYLES or Path(self.data).is_dir()
+        check(known, "data", self.data, f"one of {', '.join(STYLES)}, or a folder of pictures")
 
     def task(self, seed):
         net = backbone(self.model, self.weights)
+        if self.sampling_steps > (most := net.process.config.num_train_timesteps):
+            raise unknown(NAME, "sampling_steps", self.sampling_steps, f"at most {most}, the times that {self.model} knows")
         order = generator(seed, "problem")
         if self.data in STYLES:
             found = {name: as_seen(images, net) for name, images in parts(self.data).items()}
@@ -111,7 +118,7 @@ class StyleTask(Task):
         self.problem, self.seed, self.net, self.images = problem, seed, net, images
         self.evaluations = problem.evaluations
         self.targets = problem.targets or ATTENTION
-        self.captions, self.caption = captions, captions["test"][0]
+        self.captions = captions
 
     @cached_property
     def parts(self) -> dict[str, Batch]:
@@ -128,7 +135,7 @@ class StyleTask(Task):
         return self.net.model()
 
     def batch(self, step):
-        rows = in_order(self.problem.examples, self.problem.batch_size, step, lambda name: generator(self.seed, name))
+        rows = self.rows(step)
         return self.noised({name: tensor[rows] for name, tensor in self.parts["train"].items()}, f"noise {step}")
 
     def noised(self, part: Batch, stream: str, even: bool = False) -> Batch:
@@ -177,8 +184,9 @@ class StyleTask(Task):
         return _mmd.features(self.net.compared(images))
 
     def samples(self, model: nn.Module, count: int | None = None) -> Tensor:
-        """(count, channels, side, side) pictures that a model draws."""
-        return self.net.samples(model, count or self.problem.samples, self.problem.sampling_steps, self.seed, self.caption)
+        """(count, channels, side, side) pictures that a model draws, told the captions of those held out, over and over."""
+        told = islice(cycle(self.captions["test"]), count or self.problem.samples)
+        return self.net.samples(model, list(told), self.problem.sampling_steps, self.seed)
 
     @cached_property
     def reference(self) -> Tensor:

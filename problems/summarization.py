@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from linalg import InputError
 from linalg.checks import check, check_integer
-from linalg.random import generator
 from problems._fingerprints import of_hub
 from problems._hub import hub_part, split_name
 from problems._language import (
     beginning,
-    check_length,
+    check_texts,
     fingerprint_of,
     fresh,
     loaded,
@@ -28,7 +27,8 @@ from problems._language import (
     tokenizer_of,
 )
 from problems._rouge import rouge
-from problems._task import Batch, FineTuning, Task, by_lane, in_order, unknown, without_dropout
+from problems._task import Batch, FineTuning, check_counts, unknown, without_dropout
+from problems._tokens import Writing
 
 NAME, TINY, REVIEWS = "summarization", "tiny", "reviews"
 MODELS = "tiny, a folder of a sequence-to-sequence model, or a hub's id within reach"
@@ -38,7 +38,6 @@ PAD, END, OTHER = "<pad>", "</s>", "<unk>"
 VOCABULARY = 1000  # tokens of the tiny model
 COUNTED = 4000  # training texts that they are counted in, at most
 ROWS = 32  # of a forward pass that measures
-TRAIN_MEASURED = 64  # training texts that the exact loss is taken over
 MASKS = {"input_ids": "attention_mask", "attention_mask": "attention_mask", "labels": "labels_mask", "labels_mask": "labels_mask"}
 
 Pairs = Sequence[tuple[str, str]]
@@ -67,6 +66,10 @@ class Summarization(FineTuning):
         prefix: stands before every text, such as T5's "summarize: ".
     """
 
+    sources: ClassVar = {
+        "model": "tiny, a folder that is there, or a hub's id",
+        "data": "reviews, cnn_dailymail/3.0.0, xsum, or a hub's id",
+    }
     reference: ClassVar[str] = "Hao et al. 2024, arXiv 2402.03293, in kind; Lin 2004 (ROUGE); Raffel et al. 2020 (T5)"
 
     model: str = TINY
@@ -85,15 +88,11 @@ class Summarization(FineTuning):
             check_integer(name, getattr(self, name))
         for name in ("source_length", "target_length"):
             check_integer(name, getattr(self, name), least=2)  # a word and the end
-        check(isinstance(self.model, str) and self.model != "", "model", self.model, MODELS)
-        check(isinstance(self.data, str) and self.data != "", "data", self.data, f"reviews, {', '.join(HUB)}, or a hub's id")
         check(isinstance(self.prefix, str), "prefix", self.prefix, "a text")
 
     def task(self, seed):
         train, test = pairs(self.data, "train"), pairs(self.data, "test")
-        for name, there in (("validation", len(train) - 1), ("examples", len(train) - self.validation), ("test", len(test))):
-            if getattr(self, name) > there:
-                raise unknown(NAME, name, getattr(self, name), f"at most {there}, what {self.data} has")
+        check_counts(NAME, self, self.data, len(train), len(test))
         order = torch.randperm(len(train), generator=self.generator(seed)).tolist()
         chosen = {
             "train": [train[i] for i in order[: self.examples]],
@@ -196,7 +195,7 @@ def named(find: Any, *args: Any) -> Any:
         raise unknown(NAME, "model", model, MODELS, error.__cause__) from error
 
 
-class SummaryTask(Task):
+class SummaryTask(Writing):
     """Texts with their summaries, in three parts.
 
     `accumulation` micro-batches make a step, and `batch` counts micro-batches: those of a step s are batch(accumulation s + i)
@@ -204,6 +203,7 @@ class SummaryTask(Task):
     """
 
     headline = "rouge_l_shortfall"
+    measured = 64
 
     def __init__(self, problem: Summarization, seed: int, chosen: Mapping[str, Pairs]) -> None:
         self.problem, self.seed = problem, seed
@@ -231,26 +231,35 @@ class SummaryTask(Task):
         if self.problem.model == TINY:
             return fresh(tiny_model(len(self.tokenizer)))
         model = fresh(named(loaded, "AutoModelForSeq2SeqLM", self.problem.model, NAME, self.problem.weights))
-        for name in ("source_length", "target_length"):
-            check_length(NAME, name, getattr(self.problem, name), model, self.problem.model)
+        lengths = {name: getattr(self.problem, name) for name in ("source_length", "target_length")}
+        texts = {name: {**part, "decoder_input_ids": part["labels"]} for name, part in self.parts.items()}
+        check_texts(NAME, lengths, model, self.problem.model, texts)
         return without_dropout(model)
 
     def model(self):
         return fresh(self.pretrained)
 
     def batch(self, step):
-        rows = in_order(self.problem.examples, self.problem.batch_size, step, lambda name: generator(self.seed, name))
-        return chosen_rows(self.parts["train"], rows)
+        return chosen_rows(self.parts["train"], self.rows(step))
 
-    def losses(self, model, batch, lanes=1):
-        return by_lane(of_tokens(model, batch), lanes, batch["labels_mask"])
+    def chunks(self, part):
+        return (chosen_rows(part, rows) for rows in alike(part))
 
-    def measure(self, model):
-        some = {name: tensor[:TRAIN_MEASURED] for name, tensor in self.parts["train"].items()}
-        return {"loss": mean_loss(model, some), "validation_loss": mean_loss(model, self.parts["validation"])}
+    def logits(self, model, batch):
+        ignored = batch["labels"].masked_fill(batch["labels_mask"] == 0, -100)  # what models know as padding
+        return model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels=ignored),
+            use_cache=False,
+        ).logits
+
+    def written(self, batch):
+        """The summaries, their end included."""
+        return batch["labels"], batch["labels_mask"]
 
     def test(self, model):
-        loss = mean_loss(model, self.parts["test"])
+        loss = self.mean_loss(model, self.parts["test"])
         scores = rouge(self.summaries(model), self.references)
         perplexity = math.exp(min(loss, 700.0))
         return {"test_loss": loss, "test_perplexity": perplexity, **scores, "rouge_l_shortfall": 100 - scores["rouge_l"]}
@@ -278,26 +287,3 @@ def chosen_rows(part: Batch, rows: Tensor) -> Batch:
 def alike(part: Batch) -> Iterable[Tensor]:
     """Which rows are measured together: those whose texts are of alike length."""
     return part["attention_mask"].sum(-1).argsort(stable=True).split(ROWS)
-
-
-def of_tokens(model: Any, batch: Batch) -> Tensor:
-    """(N, T) the loss of every token of the summaries, their end included; of padding, too."""
-    ignored = batch["labels"].masked_fill(batch["labels_mask"] == 0, -100)  # what models know as padding
-    logits = model(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
-        decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels=ignored),
-        use_cache=False,
-    ).logits
-    return nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), reduction="none").view(logits.shape[:2])
-
-
-def mean_loss(model: nn.Module, part: Batch) -> float:
-    """The mean over a part's tokens."""
-    total, count = 0.0, 0
-    for rows in alike(part):
-        chunk = on(chosen_rows(part, rows), model)
-        mask = chunk["labels_mask"]
-        total += float((of_tokens(model, chunk) * mask).double().sum())
-        count += int(mask.sum())
-    return total / max(count, 1)

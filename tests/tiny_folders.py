@@ -6,19 +6,25 @@ from pathlib import Path
 import torch
 
 
-def tokenizer_of(words: Sequence[str]):
-    from tokenizers import Tokenizer, models, pre_tokenizers
+def tokenizer_of(words: Sequence[str], ends: bool = False):
+    """
+    Args:
+        ends: whether a text ends with a sign of its own, as BART's and T5's do.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     known = {word: i for i, word in enumerate(["<pad>", "<unk>", "<end>", *dict.fromkeys(words)])}
     inner = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    if ends:
+        inner.post_processor = processors.TemplateProcessing(single="$A <end>", special_tokens=[("<end>", known["<end>"])])
     return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", unk_token="<unk>", eos_token="<end>")
 
 
-def saved(folder: Path, model, words: Sequence[str]) -> str:
+def saved(folder: Path, model, words: Sequence[str], ends: bool = False) -> str:
     model.save_pretrained(folder)
-    tokenizer_of(words).save_pretrained(folder)
+    tokenizer_of(words, ends).save_pretrained(folder)
     return str(folder)
 
 

@@ -36,7 +36,7 @@ def main(arguments: list[str], sweep: Callable[[list[str]], int]) -> int:
         entries = _ledger.read(folder)
         for name, claim in chosen.items():
             if options.list:
-                print(f"{name:<28}{entries.get(name, {}).get('verdict', 'not settled yet'):<24}{claim.sentence}")
+                print(f"{name:<32}{entries.get(name, {}).get('verdict', 'not settled yet'):<24}{claim.sentence}")
             elif name in entries:
                 print("\n".join(_ledger.trace(name, entries[name], folder)), end="\n\n")
             else:
@@ -93,7 +93,7 @@ def settle(chosen: dict[str, Claim], store: Store, folder: Path) -> None:
     for name, claim in chosen.items():
         finding, evidence = _ledger.settle(name, claim, store)
         settled[name] = claim, finding, evidence
-        print(f"{name:<28}{finding.verdict:<24}{finding.said}")
+        print(f"{name:<32}{finding.verdict:<24}{finding.said}")
     _ledger.publish(folder, store, settled, list(claims()))
     count = len(Packed(folder).keys())
     print(f"{folder / _ledger.PAGE}: {len(_ledger.read(folder))} claims; the {count} cells behind them are packed beside it")

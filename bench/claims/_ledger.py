@@ -1,7 +1,7 @@
 """Settling claims and writing the ledger: CLAIMS.md, its data, and the cells behind them."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from bench.store import Store, write, write_table
 DRAWN = ("default",)  # sweeps that the README speaks of, packed with their curves
 ALSO = (*DRAWN, "movielens")  # and without
 STARTS = "scaled_pretraining_"  # sweeps whose curves say how good a model is before it trains
+NO_GPU = "No GPU was at hand: every cell ran on a CPU, and models of `make scaled size=full` are not judged."
 DATA, PAGE, MEASURED = "claims.json", "CLAIMS.md", "measured.parquet"
 
 
@@ -79,7 +80,9 @@ def publish(folder: Path, store: Store, settled: Mapping[str, tuple[Claim, Findi
     write(folder / DATA, json.dumps(entries, indent=1))
     write_measured(folder / MEASURED, {name: evidence.measured for name, (_, _, evidence) in settled.items()}, entries)
     keep_cells(folder, store, [*(name for entry in entries.values() for name in entry["experiments"]), *ALSO])
-    write(folder / PAGE, page(entries))
+    cells = Packed(folder)
+    keys = cells.keys()
+    write(folder / PAGE, page(entries, {str(cells.config(key)["device"]) for key in keys}))
 
 
 def write_measured(path: Path, measured: Mapping[str, Mapping[tuple[str, int], float]], known: Iterable[str]) -> None:
@@ -130,8 +133,12 @@ class Layered(Store):
         return self._of(key).config(key)
 
 
-def page(entries: Mapping[str, Mapping[str, Any]]) -> str:
-    """CLAIMS.md: how many claims came out how, a line each, then each in full."""
+def page(entries: Mapping[str, Mapping[str, Any]], devices: Collection[str]) -> str:
+    """CLAIMS.md: how many claims came out how, a line each, then each in full.
+
+    Args:
+        devices: those that its cells ran on.
+    """
     verdicts = [entry["verdict"] for entry in entries.values()]
     counts = ", ".join(f"{verdicts.count(each)} {each}" for each in VERDICTS if each in verdicts)
     lines = [
@@ -145,6 +152,7 @@ def page(entries: Mapping[str, Mapping[str, Any]]) -> str:
         "On another processor the last digits differ, and with them runs that are chaotic. Seconds are of one run on one machine:",
         "their intervals are over its repeats, and the medians of the next run are up to a quarter away.",
         "",
+        *([NO_GPU, ""] if devices == {"cpu"} else []),
         f"{len(entries)} claims: {counts}.",
         "",
         "| claim | sentence | verdict |",

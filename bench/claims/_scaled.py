@@ -1,8 +1,8 @@
 """What the claims from the study in real models share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from bench.claims._claim import Evidence, Figure
+from bench.claims._claim import Evidence, Figure, Finding, settled, told
 from bench.claims._op_lora import cell_of
 from bench.stats import EQUAL, Comparison, Interval, compare, log_ratios
 from bench.stored import StoredCell
@@ -10,6 +10,12 @@ from bench.study import SOLVED, reported_costs
 from linalg import InputError
 
 STUDY = "five rates, more where the best is at the edge, on two tuning seeds, five of digits and summaries; ten reporting seeds"
+SETTINGS: dict[str, dict[str, object]] = {
+    "16 texts": {"problem": "few_shot_text", "problem__examples": 16},
+    "64 texts": {"problem": "few_shot_text", "problem__examples": 64},
+    "digits": {"problem": "image_classification"},
+    "language": {"problem": "causal_lm"},
+}
 
 
 def of_study(evidence: Evidence, **settings: object) -> StoredCell:
@@ -29,6 +35,17 @@ def compared(name: str, cells: Iterable[StoredCell], measure: str = "headline") 
         raise InputError(f"seeds.report: {a.key} and {b.key} differ; pairs need the same")
     found = compare([log_ratios(ours.to_numpy(), theirs.to_numpy(), SOLVED.get(measure, 0.0))])
     return found, Figure(name, found.ratio, len(ours), (a.key, b.key), measure)
+
+
+def beside_lora(evidence: Evidence, parameterization: str, measures: Mapping[str, str]) -> Finding:
+    """A method against LoRA of its rank: whether it ends better in every one of the settings that have a measure's name."""
+    verdicts, figures = {}, []
+    for where, measure in measures.items():
+        cells = (of_study(evidence, parameterization=name, **SETTINGS[where]) for name in (parameterization, "lora"))
+        found, figure = compared(f"{measure}, {parameterization} / lora, {where}", cells)
+        verdicts[where] = found.verdict
+        figures.append(figure)
+    return Finding(settled(verdicts), told(verdicts), tuple(figures))
 
 
 def as_good(found: Comparison) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.claims._claim import NOT_RUN, SEEDS, Evidence, Finding, by_bound, claim, settled, told, typical
 from bench.claims._geolora import PAPER
-from bench.claims._scaled import STUDY, compared, of_study
+from bench.claims._scaled import STUDY, beside_lora, compared, of_study
 from bench.claims.geolora_cost import one_thread, seconds
 from bench.config import rebuilt
 from bench.stored import StoredCell
@@ -16,7 +16,8 @@ LEDGER = "geolora"
 
 DIGITS = ("scaled_digits", "scaled_digits_geolora")
 TEXTS = ("scaled_text_arms", "scaled_text_geolora")
-VIT = "CIFAR and ViT-B are replaced by turned digits and a ViT of four layers of width 64, queries and values; rank 8, 200 steps"
+VIT = "CIFAR and ViT-B are replaced by turned digits and a ViT of four layers of width 64, queries and values; rank 8, 198 steps"
+REVISED = "the digits' angle and the ViT's label smoothing were chosen by LoRA's test error; digits have five tuning seeds, not two"
 MINILM = "GLUE and DeBERTa by 16 or 64 reviews and MiniLM, rank 8, 60 steps"
 
 
@@ -31,9 +32,10 @@ def on_digits(evidence: Evidence, parameterization: str) -> StoredCell:
     source=f"{PAPER}, abstract and figure 2 (ranks that adapt), restated for one start",
     matched=(
         f"{VIT}, τ = 0.1; start and room are LoRA's rank, which LoRA uses up; singular values above 1e-3 of a layer's largest, all "
-        f"layers, two steps after the last truncation; each at its own rate; {STUDY}"
+        f"layers, right after the last truncation; each at its own rate; {STUDY}"
     ),
     experiments=DIGITS,
+    revised=REVISED,
 )
 def gives_up_ranks(evidence: Evidence) -> Finding:
     verdicts, figures = {}, []
@@ -52,6 +54,7 @@ def gives_up_ranks(evidence: Evidence) -> Finding:
     source=f"{PAPER}, experiments on vision transformers",
     matched=f"{VIT}, AdaLoRA from 12; each at its own rate; {STUDY}",
     experiments=DIGITS,
+    revised=REVISED,
 )
 def errs_less_than_adalora(evidence: Evidence) -> Finding:
     found, figure = compared("test error, GeoLoRA / AdaLoRA, digits", (on_digits(evidence, name) for name in ("svd", "adalora")))
@@ -65,17 +68,10 @@ def errs_less_than_adalora(evidence: Evidence) -> Finding:
     source=f"{PAPER}, experiments on vision transformers and on GLUE",
     matched=f"{VIT}; {MINILM}; each at its own rate; {STUDY}",
     experiments=(*DIGITS, *TEXTS),
+    revised=REVISED,
 )
 def errs_less_than_lora(evidence: Evidence) -> Finding:
-    settings: dict[str, dict[str, object]] = {"digits": {"problem": "image_classification"}}
-    settings |= {f"{count} texts": {"problem": "few_shot_text", "problem__examples": count} for count in (16, 64)}
-    verdicts, figures = {}, []
-    for where, own in settings.items():
-        cells = (of_study(evidence, parameterization=name, **own) for name in ("svd", "lora"))
-        found, figure = compared(f"test error, GeoLoRA / LoRA, {where}", cells)
-        verdicts[where] = found.verdict
-        figures.append(figure)
-    return Finding(settled(verdicts), told(verdicts), tuple(figures))
+    return beside_lora(evidence, "svd", dict.fromkeys(("digits", "16 texts", "64 texts"), "test error"))
 
 
 def stepping(stored: StoredCell, seed: int) -> tuple[Callable[[], object], int]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from bench.claims._claim import CONDITION, FAILS, HOLDS, INCONCLUSIVE, Evidence, Figure, Finding, claim, kept, settled, told
 from bench.claims._op_lora import PAPER, sign_of, whole_grid
-from bench.claims._scaled import STUDY, as_good, compared, exact, of_study
+from bench.claims._scaled import SETTINGS, STUDY, as_good, compared, exact, of_study
 from bench.stats import interval, window_decades, within
 from bench.stored import StoredCell
 
@@ -17,13 +17,12 @@ DIFFUSION = (
     "SDXL is replaced by a U-Net that draws icons, CMMD by the MMD of EfficientNet's features; 128 icons, 300 Adam steps, the rate "
     f"by the denoising loss on others; {STUDY}"
 )
-SETTINGS: dict[str, dict[str, object]] = {
-    "16 texts": {"problem": "few_shot_text", "problem__examples": 16},
-    "64 texts": {"problem": "few_shot_text", "problem__examples": 64},
-    "digits": {"problem": "image_classification"},
-    "icons at rank 2": {"problem": "image_style", "parameterization__rank": 2},
-    "icons at rank 4": {"problem": "image_style", "parameterization__rank": 4},
-    "language": {"problem": "causal_lm"},
+REVISED = (
+    "icons are compared at half their resolution, since adapted samples, bold to the eye, came out farther from bold ones than the "
+    "pretrained model's"
+)
+WINDOWS: dict[str, dict[str, object]] = SETTINGS | {
+    f"icons at rank {rank}": {"problem": "image_style", "parameterization__rank": rank} for rank in (2, 4)
 }
 HALF_A_STEP = 0.25  # decades, of the grid's 0.5
 
@@ -34,6 +33,7 @@ HALF_A_STEP = 0.25  # decades, of the grid's 0.5
     source=f"{PAPER}, section 4.1 (CMMD of SDXL, 9.6 against 23.7 and 31.7 against 47.9, at one rate for both)",
     matched=f"rank 2 and rank 4, each method at its own rate; {DIFFUSION}",
     experiments=ICONS,
+    revised=REVISED,
 )
 def draws_closer(evidence: Evidence) -> Finding:
     verdicts, figures = {}, []
@@ -51,6 +51,7 @@ def draws_closer(evidence: Evidence) -> Finding:
     source=f"{PAPER}, abstract of its second version (LoRA's performance with half the inference parameters)",
     matched=f"OP-LoRA of rank 2, exported, beside LoRA of rank 4; at least as close: at most 5 % farther; {DIFFUSION}",
     experiments=ICONS,
+    revised=REVISED,
 )
 def halves_what_is_exported(evidence: Evidence) -> Finding:
     op, half = (of_study(evidence, parameterization=name, parameterization__rank=2) for name in ("op_lora", "lora"))
@@ -103,7 +104,7 @@ def wider_windows(evidence: Evidence) -> Finding:
     verdicts: dict[str, str] = {}
     figures, differences = [], []
     opened: dict[str, list[str]] = {"OP-LoRA's": [], "LoRA's": []}
-    for where, settings in SETTINGS.items():
+    for where, settings in WINDOWS.items():
         cells = [of_study(evidence, parameterization=name, **settings) for name in ("op_lora", "lora")]
         op, lora = map(window, cells)
         name, keys = f"decades, OP-LoRA less LoRA, {where}", tuple(cell.key for cell in cells)

@@ -61,7 +61,10 @@ def at_start(cell: StoredCell, measure: str) -> np.ndarray:
     "pretraining/adapted",
     "A pretrained model that LoRA has adapted is better than the pretrained model.",
     source="asked by the suite",
-    matched=f"{TASKS}; test measures before the first step and where validation chose; the reviews' head starts at random; {STUDY}",
+    matched=(
+        f"{TASKS}; test measures before the first step and where validation chose, of icons at the end; the reviews' head starts "
+        f"at random; {STUDY}"
+    ),
     experiments=EXPERIMENTS,
 )
 def adapting_helps(evidence: Evidence) -> Finding:

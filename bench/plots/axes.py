@@ -150,15 +150,27 @@ def round_numbers(low: float, high: float, most: int = MOST_TICKS) -> list[float
     return [float(step) for step in MaxNLocator(4).tick_values(low, high) if low <= step <= high]
 
 
-def tick_steps(axes: Axes, last: float) -> None:
-    """The step axis: step 0, then powers of ten, evenly apart from step 1 on."""
+def tick_steps(axes: Axes, measured: Sequence[np.ndarray]) -> None:
+    """The step axis of curves measured at these steps: even where they all are, else step 0, then decades of equal width."""
+    last = max((float(steps[-1]) for steps in measured), default=1.0)
+    axes.set_xlabel("step")
+    if measured and all(are_even(steps) for steps in measured):
+        axes.set_xlim(-0.02 * last, 1.02 * last)
+        whole = MaxNLocator(most_ticks(axes)[0], integer=True).tick_values(0, last)
+        set_ticks(axes.xaxis, [(step, f"{step:.0f}") for step in whole if 0 <= step <= last], [])
+        return
     axes.set_xscale("symlog", linthresh=1, linscale=0.4)
     axes.set_xlim(-0.06, max(last, 1) * 1.15)
     powers = range(int(np.log10(max(last, 1))) + 1)
     stride = -(-len(powers) // most_ticks(axes)[0])
     ticks = [(0.0, "0")] + [(10.0**power, str(10**power) if power < 4 else power_of_ten(power)) for power in powers[::stride]]
     set_ticks(axes.xaxis, ticks, [10.0**power * digit for power in powers for digit in range(2, 10) if 10**power * digit <= last])
-    axes.set_xlabel("step")
+
+
+def are_even(steps: np.ndarray) -> bool:
+    """Whether a run was measured at equal distances, as models are, but for rounding."""
+    apart = np.diff(steps)
+    return len(apart) > 1 and bool(np.ptp(apart) <= 1)
 
 
 def set_ticks(axis: Axis, ticks: Sequence[Tick], minor: Sequence[float]) -> None:

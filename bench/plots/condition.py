@@ -65,7 +65,7 @@ def draw_panel(axes: Axes, quantity: str, panel: Panel, curves: Sequence[Curve])
     singular = [curve for curve in drawn if np.isinf(curve.middle).any()]
     view = view_of(drawn, room=(np.inf, 1e12), rows=len(singular))
     view.apply(axes, "infinite")
-    tick_steps(axes, max(curve.x[-1] for curve in drawn))
+    tick_steps(axes, [curve.x for curve in drawn])
     draw_curves(axes, view, drawn, told="^")
     for row, curve in enumerate(reversed(singular)):
         x = curve.x[np.isinf(curve.middle)]

@@ -58,7 +58,7 @@ def draw_panel(axes: Axes, panel: Panel) -> dict[str, Line2D]:
     start = max((curve.middle[0] for curve in curves if curve.drawn and np.isfinite(curve.middle[0])), default=np.inf)
     view = view_of(curves, start=start, also=bounds.values(), rows=len(fallen), row_height=row_share(axes, ROW))
     view.apply(axes, "diverged")
-    tick_steps(axes, max((curve.x[-1] for curve in curves if curve.drawn), default=1.0))
+    tick_steps(axes, [curve.x for curve in curves if curve.drawn])
     draw_curves(axes, view, curves)
     if view.blank:
         note(axes, "every rate diverged")

@@ -59,6 +59,23 @@ def test_a_rule_moves_a_model_as_torchs_own_does(twin, convolution):
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
+@pytest.mark.parametrize("rule", [Adam(), Muon(), Adafactor(), optimizers.Flora(rank=2)], ids=lambda rule: type(rule).__name__)
+def test_a_convolution_moves_alike_wherever_its_channels_are(rule):
+    torch.manual_seed(0)
+    first = nn.Conv2d(3, 4, 3)
+    last = copy.deepcopy(first).to(memory_format=torch.channels_last)
+    x, start = torch.randn(5, 3, 8, 8), first.weight.detach().clone()
+    for layer in (first, last):
+        optimizer = torch_optimizer(rule, layer, 0.01)
+        for _ in range(3):
+            optimizer.zero_grad()
+            layer(x).square().mean().backward()
+            optimizer.step()
+    torch.testing.assert_close(last.weight, first.weight, rtol=1e-4, atol=1e-5)
+    assert last.weight.is_contiguous(memory_format=torch.channels_last)
+    assert (first.weight - start).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("rule", [name for name in RULES if name not in UNFIT])
 def test_a_run_resumes_to_the_last_bit_from_its_state_dict(rule):
     def fresh():

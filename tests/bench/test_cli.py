@@ -91,7 +91,10 @@ BAD = [
     (["optimizer.betas=[0.9]"], "optimizer.betas=[0.9]: must be two numbers"),
     (["optimizer.betas=[1,2,3]"], "optimizer.betas=[1, 2, 3]: must be two numbers"),
     (["optimizer=torch", "optimizer._target_=torch.optim.Nope"], "optimizer._target_='torch.optim.Nope': must be a class"),
-    (["optimizer=torch", "optimizer._target_=torch.optim.NAdam", "+optimizer.x=1"], "torch.optim.NAdam: NAdam.__init__() got"),
+    (
+        ["optimizer=torch", "optimizer._target_=torch.optim.NAdam", "+optimizer.x=1"],
+        "optimizer._target_='torch.optim.NAdam', x=1: NAdam.__init__() got an unexpected keyword argument 'x'",
+    ),
     (["parameterization._target_=os.path.join"], "parameterization._target_='os.path.join': must be a subclass of Parameter"),
     (["problem=matrix_file", "problem.path=nowhere.npy"], "problem.path='nowhere.npy': cannot be read"),
     (["problem=matrix_file", "problem.path=table.csv"], "problem.path='table.csv': must be a .npy or a MatrixMarket"),

@@ -341,6 +341,20 @@ def test_memory_is_what_formulas_say():
         assert cost["peak_bytes"] > cost["gradient_bytes"] + cost["state_bytes"]
 
 
+def test_rslora_is_a_scale_of_alpha_over_the_root_of_the_rank():
+    lanes = [lane(method) for method in (LoRA(rank=4, alpha=6.0, rslora=True), LoRA(rank=4, alpha=12.0), LoRA(rank=4, alpha=6.0))]
+    losses = [[each.advance()[0] for _ in range(4)] for each in lanes]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    assert losses[0][-1] != pytest.approx(losses[2][-1], rel=1e-6)
+
+
+def test_what_is_kept_counts_once_at_the_height_of_a_step():
+    problem = TinyText(batch_size=1)  # so that moving is the height, not the activations
+    costs = [run(problem, LoRA(rank=8), rule, lr=[1e-3], seeds=[0], steps=2).cost for rule in (Adam(), Torch("torch.optim.Adam"))]
+    ours, theirs = ({name: cost[name] for name in ("peak_bytes", "state_bytes", "gradient_bytes")} for cost in costs)
+    assert theirs["peak_bytes"] < 1.1 * ours["peak_bytes"], (ours, theirs)
+
+
 def test_peak_memory_counts_what_lives_at_the_same_time():
     weight = torch.randn(1000, 100)
     with PeakMemory([weight]) as memory:

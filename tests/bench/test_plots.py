@@ -13,8 +13,8 @@ from matplotlib.colors import to_hex
 
 from bench import catalogue, plots
 from bench.cell import Cell, CellResult, LearningRates
-from bench.plots import condition, convergence, sensitivity, spectra
-from bench.plots.axes import fit_view
+from bench.plots import condition, convergence, layout, sensitivity, spectra
+from bench.plots.axes import fit_view, tick_steps
 from bench.plots.style import COLOURS, Look, slots
 from bench.plots.sweep import panels
 from bench.stats import quantiles
@@ -130,6 +130,25 @@ def test_convergence_is_the_median_of_the_reporting_seeds(store, problem, parame
     assert drawn.get_xdata() == pytest.approx(expected.index.to_numpy())
     assert drawn.get_ydata() == pytest.approx(expected.to_numpy())
     assert drawn.get_xdata()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "scale"),
+    [
+        ([0, 12, 24, 36, 48, 60], "linear"),
+        ([0, 14, 29, 43, 57, 71, 86, 100], "linear"),  # a seventh of a hundred steps, rounded
+        ([0, 1, 2, 3, 5, 9, 16, 30], "symlog"),
+    ],
+)
+def test_steps_are_evenly_apart_where_a_run_was_measured_so(steps, scale):
+    with plots.house_style():
+        axes = layout.frame(1)[1][0]
+        tick_steps(axes, [np.array(steps), np.array(steps[:-1])])
+    assert axes.get_xscale() == scale
+    low, high = axes.get_xlim()
+    assert low < 0
+    assert high > steps[-1]
+    assert {0.0} < {tick for tick in axes.get_xticks()} <= set(range(steps[-1] + 1))
 
 
 def test_the_lowest_loss_in_reach_of_the_rank_is_drawn(store):

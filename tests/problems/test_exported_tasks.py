@@ -154,7 +154,9 @@ def test_diffusers_draws_the_pictures_of_the_lane_that_it_loads(task, pipeline, 
     fresh.set_progress_bar_config(disable=True)
 
     def drawn():
-        return fresh(task.caption, num_inference_steps=2, generator=torch.Generator().manual_seed(1), output_type="pt").images
+        return fresh(
+            task.captions["test"][0], num_inference_steps=2, generator=torch.Generator().manual_seed(1), output_type="pt"
+        ).images
 
     untrained = drawn()
     fresh.load_lora_weights(tmp_path, weight_name=WEIGHTS)

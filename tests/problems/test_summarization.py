@@ -259,7 +259,7 @@ def test_the_tiny_model_is_the_same_for_every_seed_and_never_pretrained():
         ({"data": "xsum"}, r"problem=summarization: data='xsum': must be reviews, or a hub's with the package datasets \("),
         ({"validation": 5000}, r"problem=summarization: validation=5000: must be at most \d+, what reviews has"),
         ({"examples": 5000}, r"problem=summarization: examples=5000: must be at most \d+, what reviews has"),
-        ({"model": "/no/such/folder"}, "problem=summarization: model='/no/such/folder': must be tiny, a folder"),
+        ({"model": "/no/such/folder"}, "model='/no/such/folder': must be tiny, a folder"),
     ],
 )
 def test_a_bad_value_is_refused_in_one_line(options, message, monkeypatch):

@@ -8,9 +8,19 @@ import pandas as pd
 import pytest
 
 from bench.cell import Cell, LearningRates
-from bench.claims import Evidence, _ledger, claims, flora_summaries, geolora_models, op_lora_models, pretraining
+from bench.claims import (
+    Evidence,
+    _ledger,
+    claims,
+    deep_lora_text,
+    flora_models,
+    flora_summaries,
+    geolora_models,
+    op_lora_models,
+    pretraining,
+)
 from bench.claims._claim import CONDITION, FAILS, HOLDS, INCONCLUSIVE, NOT_RUN, SEEDS
-from bench.claims._scaled import as_good
+from bench.claims._scaled import SETTINGS, as_good
 from bench.packed import Packed
 from bench.stats import compare
 from bench.store import Store
@@ -106,7 +116,7 @@ APART = {1e-4: 1.0, 1e-3: 0.1, 1e-2: np.array([0.2, 1.0]), 1e-1: 1.0}
 def windows(op, lora):
     """Cells of every setting; a pair of grids stands for the digits and for all others."""
     cells = []
-    for where, settings in op_lora_models.SETTINGS.items():
+    for where, settings in op_lora_models.WINDOWS.items():
         for name, both in (("op_lora", op), ("lora", lora)):
             own = dict(settings)
             cells.append(made(own.pop("problem"), name, left=both[where != "digits"] if isinstance(both, tuple) else both, **own))
@@ -128,7 +138,7 @@ def windows(op, lora):
 def test_windows_are_compared_in_every_setting(op, lora, expected):
     found = settle(op_lora_models.wider_windows, *windows(op, lora))
     assert found.verdict == expected
-    assert len(found.figures) == len(op_lora_models.SETTINGS) + 1
+    assert len(found.figures) == len(op_lora_models.WINDOWS) + 1
 
 
 def test_a_window_is_at_least_as_wide_as_the_rates_that_were_tried():
@@ -143,6 +153,54 @@ def test_a_window_is_at_least_as_wide_as_the_rates_that_were_tried():
     assert op_lora_models.of_windows("equal", op_is_open=True, lora_is_open=False) == "inconclusive"
     diverged = made("causal_lm", "lora", left=NARROW | {1e-3: np.inf}, summary={"chosen_lr": None})
     assert op_lora_models.window(diverged).decades.tolist() == [0, 0]
+
+
+# Deep LoRA
+
+
+def arms(deep, baseline=1.0, where=(16, 64)):
+    """Cells of both baselines and of Deep LoRA's arms; errors over the baseline's, by how many texts where two are given."""
+    cells = []
+    for count, ratio in zip((16, 64), deep if isinstance(deep, tuple) else (deep, deep), strict=True):
+        for name, rank in (*deep_lora_text.ARMS.values(), *deep_lora_text.BASELINES.values()):
+            error = 0.3 * (baseline if (name, rank) in deep_lora_text.BASELINES.values() else ratio) * SPREAD
+            own = {"problem.examples": count, "parameterization.rank": rank}
+            cells.append(made("few_shot_text", name, report={"headline": error}, **own))
+    return [cell for cell in cells if cell.settings["problem.examples"] in where]
+
+
+@pytest.mark.parametrize(
+    ("deep", "expected"), [(0.5, HOLDS), ((0.5, 1.0), CONDITION), (1.0, FAILS), (2.0, FAILS), (TOSSED, INCONCLUSIVE)]
+)
+def test_arms_are_compared_with_both_baselines(deep, expected):
+    found = settle(deep_lora_text.generalizes_better_on_text, *arms(deep))
+    assert found.verdict == expected
+    assert len(found.figures) == 12
+
+
+def by_ranks(deep, lora):
+    """Cells whose error goes from 0.2 up by these ranges as the rank goes from 2 to 64."""
+    return [
+        made(
+            "few_shot_text",
+            name,
+            report={"headline": 0.2 + change * share + 0 * SPREAD},
+            problem__examples=16,
+            parameterization__rank=rank,
+        )
+        for name, change in (("Narrow", deep), ("WideStartLoRA", lora), ("lora", lora))
+        for rank, share in zip(deep_lora_text.RANKS, (0, 0.5, 1), strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("deep", "lora", "expected"),
+    [(0.01, 0.4, HOLDS), (0.2, 0.4, FAILS), (0.01, 0.1, FAILS), (np.where(np.arange(10) % 2, 0.0, 0.2), 0.4, INCONCLUSIVE)],
+)
+def test_the_range_over_ranks_is_held_against_both_thresholds(deep, lora, expected):
+    found = settle(deep_lora_text.rank_matters_less_on_text, *by_ranks(deep, lora))
+    assert found.verdict == expected
+    assert [figure.seeds for figure in found.figures] == [10, 10, 10]
 
 
 # Flora and GaLore
@@ -232,6 +290,19 @@ def test_intervals_are_compared(flora, expected):
 @pytest.mark.parametrize(("galore", "expected"), [(2.0, HOLDS), (1.0, FAILS), (0.5, FAILS), (TOSSED, INCONCLUSIVE)])
 def test_flora_is_compared_with_galore(galore, expected):
     assert settle(flora_summaries.summarizes_better_than_galore, *summaries(galore=galore)).verdict == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "expected"),
+    [(0.5, 0.5, HOLDS), (0.5, 2.0, CONDITION), (1.0, 2.0, FAILS), (1.0, TOSSED, INCONCLUSIVE)],
+)
+def test_floras_adapter_is_compared_with_lora_in_both_models(text, language, expected):
+    cells = [
+        made(parameterization=name, report={"headline": cost * SPREAD}, **own)
+        for where, own in SETTINGS.items()
+        for name, cost in (("flora", language if where == "language" else text), ("lora", 1.0))
+    ]
+    assert settle(flora_models.ends_better_than_lora, *cells).verdict == expected
 
 
 # GeoLoRA
@@ -379,9 +450,10 @@ def test_the_ledger_keeps_what_was_tested_at_the_start(tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
+        *("deep_lora.text", "deep_lora.text/ranks"),
         *("op_lora.icons", "op_lora.icons/half", "op_lora.windows"),
         *("flora.summaries", "flora.summaries/memory", "flora.summaries/memory-galore"),
-        *("flora.summaries/interval", "flora.summaries/galore"),
+        *("flora.summaries/interval", "flora.summaries/galore", "flora.models"),
         *("geolora.vit_rank", "geolora.vit_adalora", "geolora.models_lora", "geolora.vit_cost"),
         *("general.pretraining", "general.pretraining/adapted"),
     ],

@@ -184,6 +184,11 @@ def test_settling_one_claim_again_keeps_the_others(store, tmp_path, two_claims):
     assert (tmp_path / "CLAIMS.md").read_text() == before
 
 
+def test_the_page_says_where_no_gpu_was():
+    assert _ledger.NO_GPU in _ledger.page({}, {"cpu"})
+    assert _ledger.NO_GPU not in _ledger.page({}, {"cpu", "cuda"})
+
+
 def test_an_unknown_claim_and_one_not_settled_are_named(tmp_path, capsys):
     assert main(["claims", "nobody.C1"]) == 2
     assert "nobody.C1: must be a claim or a file of claims: general.adam" in capsys.readouterr().err
