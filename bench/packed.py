@@ -109,3 +109,13 @@ def pack(store: Store, sweeps: Mapping[str, Iterable[str]], folder: Path, curves
     record = {name: {"keys": sorted(several), "figures": [], "signature": "", "timing": None} for name, several in sweeps.items()}
     write(folder / "sweeps.json", json.dumps(record, indent=1))
     return Packed(folder)
+
+
+def unpack(packed: Packed, keys: Iterable[str], store: Store) -> None:
+    """Put packed cells into a store that lacks them, so that sweeps find them finished; of tables that were not packed, nothing."""
+    for key in keys:
+        if not store.done(key):
+            tables = {name: packed.load(key, name) for name in TABLES}
+            if not len(tables[PICTURES]):
+                del tables[PICTURES]
+            store.put(key, packed.config(key), tables, packed.summary(key), packed.provenance(key))

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -77,18 +77,31 @@ class Store:
             yield
 
     def save(self, key: str, cell: Cell, result: CellResult, started: float, cpu_started: float) -> None:
-        """Write a finished cell, `DONE` last."""
+        """Write a finished cell."""
+        tables = {name: getattr(result, name) for name in TABLES}
+        if len(result.pictures):
+            tables[PICTURES] = result.pictures
+        summary = {**cell.names, **result.summary}
+        self.put(key, cell.describe(), tables, summary, provenance(cell, result, started, cpu_started))
+
+    def put(
+        self,
+        key: str,
+        config: Mapping[str, Any],
+        tables: Mapping[str, pd.DataFrame],
+        summary: Mapping[str, Any],
+        provenance: Mapping[str, Any],
+    ) -> None:
+        """Write a cell's files, `DONE` last."""
         folder = self.root / "partial" / key
         shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
         folder.mkdir(parents=True)
         dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-        write(folder / "config.yaml", yaml.dump(cell.describe(), Dumper=dumper, sort_keys=False))
-        for name in TABLES:
-            write_table(folder / f"{name}.parquet", getattr(result, name))
-        if len(result.pictures):
-            write_table(folder / f"{PICTURES}.parquet", result.pictures)
-        write(folder / "summary.json", json.dumps({**cell.names, **result.summary}, indent=1))
-        write(folder / "provenance.json", json.dumps(provenance(cell, result, started, cpu_started), indent=1))
+        write(folder / "config.yaml", yaml.dump(config, Dumper=dumper, sort_keys=False))
+        for name, table in tables.items():
+            write_table(folder / f"{name}.parquet", table)
+        write(folder / "summary.json", json.dumps(summary, indent=1))
+        write(folder / "provenance.json", json.dumps(provenance, indent=1))
         write(folder / "DONE", "")
         self.runs.mkdir(exist_ok=True)
         if self.folder(key).exists():  # an earlier result stays whole until this moment

@@ -28,6 +28,7 @@ def main(arguments: list[str], sweep: Callable[[list[str]], int]) -> int:
         "--scaled", action="store_true", help="without names: run what claims on fine-tuned models need, too, for hours"
     )
     parser.add_argument("--stored", action="store_true", help="run nothing: settle from what --results holds")
+    parser.add_argument("--kept", action="store_true", help="take the cells that the ledger holds, and run those it lacks")
     parser.add_argument("--results", default="results", help="the folder where experiments run (default: %(default)s)")
     parser.add_argument("--out", default=str(REFERENCE), help="the folder of the ledger (default: %(default)s)")
     options = parser.parse_args(arguments)
@@ -45,7 +46,11 @@ def main(arguments: list[str], sweep: Callable[[list[str]], int]) -> int:
     if not options.stored:
         run = [claim for claim in chosen.values() if options.names or options.scaled or not claim.scaled]
         experiments = [name for claim in run for name in claim.experiments]
-        run_missing([*experiments, *([] if options.names else _ledger.ALSO)], options.results, sweep)
+        experiments += [] if options.names else _ledger.ALSO
+        if options.kept:
+            count = _ledger.take_cells(folder, Store(Path(options.results)), experiments)
+            print(f"{count} cells come from {folder}", file=sys.stderr)
+        run_missing(experiments, options.results, sweep)
     settle(chosen, opened(options.results) if options.stored else Store(Path(options.results)), folder)
     return 0
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from bench.claims import VERDICTS, Claim, Evidence, Figure, Finding
 from bench.claims._claim import NOT_RUN
-from bench.packed import MARK, Packed, pack
+from bench.packed import MARK, Packed, pack, unpack
 from bench.plots import save
 from bench.plots.style import house_style
 from bench.stats import Interval
@@ -106,8 +106,29 @@ def keep_cells(folder: Path, store: Store, experiments: Iterable[str]) -> None:
         kept = fresh or (before.sweep(name)[1] if before is not None and name in before.sweeps() else [])
         if kept:
             sweeps[name] = kept
-    drawn = [key for name, keys in sweeps.items() if name in DRAWN or name.startswith(STARTS) for key in keys]
+    drawn = [key for name, keys in sweeps.items() if with_curves(name) for key in keys]
     pack(Layered(store.root, store, before) if before is not None else store, sweeps, folder, drawn)
+
+
+def with_curves(experiment: str) -> bool:
+    """Whether an experiment's cells are packed with their curves."""
+    return experiment in DRAWN or experiment.startswith(STARTS)
+
+
+def take_cells(folder: Path, store: Store, experiments: Iterable[str]) -> int:
+    """Put the experiments' cells that a ledger holds, whole, into the store; returns how many these are."""
+    if not (folder / MARK).is_file():
+        return 0
+    packed = Packed(folder)
+    found = {
+        key
+        for name in experiments
+        if name in packed.sweeps()
+        for key in packed.sweep(name)[1]
+        if not with_curves(name) or len(packed.load(key, "curves"))
+    }
+    unpack(packed, sorted(found), store)
+    return len(found)
 
 
 @dataclass(frozen=True)

@@ -184,6 +184,37 @@ def test_settling_one_claim_again_keeps_the_others(store, tmp_path, two_claims):
     assert (tmp_path / "CLAIMS.md").read_text() == before
 
 
+@pytest.mark.parametrize("curves", [True, False])
+def test_a_study_goes_on_from_the_cells_that_the_ledger_holds(store, tmp_path, two_claims, monkeypatch, curves):
+    def part(name):
+        return tmp_path / name
+
+    assert main(["claims", "--stored", "--results", str(store.root), "--out", str(part("ledger"))]) == 0
+    before = (part("ledger") / "CLAIMS.md").read_text()
+    if curves:  # a claim reads them, and they were not packed
+        monkeypatch.setattr(_ledger, "DRAWN", ("tiny",))
+    run = []
+
+    def sweep(overrides):
+        run.extend(overrides)
+        there = Store(part("elsewhere"))
+        assert len(there.keys()) == (0 if curves else 4)
+        there.write_sweep("tiny", store.sweep("tiny")[1], [], "")
+        return 2 if curves else 0
+
+    options = ["--kept", "tests.T1", "--results", str(part("elsewhere")), "--out", str(part("ledger"))]
+    if curves:
+        with pytest.raises(InputError, match="did not finish"):
+            _command.main(options, sweep)
+        return
+    assert _command.main(options, sweep) == 0
+    assert "experiment=tiny" in run
+    assert (part("ledger") / "CLAIMS.md").read_text() == before
+    key = store.sweep("tiny")[1][0]
+    for table in ("config", "summary", "provenance"):
+        assert getattr(Store(part("elsewhere")), table)(key) == getattr(store, table)(key)
+
+
 def test_the_page_says_where_no_gpu_was():
     assert _ledger.NO_GPU in _ledger.page({}, {"cpu"})
     assert _ledger.NO_GPU not in _ledger.page({}, {"cpu", "cuda"})
