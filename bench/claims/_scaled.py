@@ -10,8 +10,8 @@ from bench.study import SOLVED, reported_costs
 from linalg import InputError
 
 STUDY = (
-    "five rates, more where the best is at the edge, on two tuning seeds, five of digits and summaries; ten reporting seeds, five of "
-    "texts and language"
+    "five rates, more where the best is at the edge, on two tuning seeds, five of digits and summaries; ten reporting seeds, five "
+    "of texts and language"
 )
 SETTINGS: dict[str, dict[str, object]] = {
     "16 texts": {"problem": "few_shot_text", "problem__examples": 16},
