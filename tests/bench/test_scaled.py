@@ -17,7 +17,7 @@ from bench.catalogue import check_cell
 from bench.cli import main
 from bench.overrides import check_overrides
 from bench.store import Store
-from problems import CausalLM, FewShotText, ImageClassification, Summarization
+from problems import CausalLM, FewShotText, FineTuning, ImageClassification, Summarization
 
 CONF = Path(scaled.__file__).parent / "conf" / "experiment"
 COMMANDS = [
