@@ -14,20 +14,20 @@ from linalg import InputError
 
 TABLES = ("lanes", "curves", "spectra", PICTURES)
 MARK = "cells.parquet"
+PARTS = ("config", "summary", "provenance", "columns")  # what it says of a cell; the last, of its tables
 
 
 @dataclass(frozen=True)
 class Packed(Store):
     """A store to read from: `cells.parquet` with each cell's configuration, summary and provenance as JSON, and one parquet file
-    for each kind of table, with the cell's key in a column. It answers what `Store` answers; nothing is run into it.
+    for each kind of table, with the cell's key in a column and the columns of all cells. It answers what `Store` answers;
+    nothing is run into it.
     """
 
     @cached_property
     def _cells(self) -> dict[str, dict[str, Any]]:
         table = pd.read_parquet(self.root / MARK)
-        return {
-            row["key"]: {name: json.loads(row[name]) for name in ("config", "summary", "provenance")} for _, row in table.iterrows()
-        }
+        return {row["key"]: {name: json.loads(row[name]) for name in PARTS} for _, row in table.iterrows()}
 
     @cached_property
     def _tables(self) -> dict[str, dict[str, pd.DataFrame]]:
@@ -47,7 +47,8 @@ class Packed(Store):
         return sorted(self._cells)
 
     def load(self, key: str, table: str) -> pd.DataFrame:
-        return self._tables[table].get(key, pd.DataFrame())
+        found = self._tables[table].get(key)
+        return pd.DataFrame() if found is None else found[self._cells[key]["columns"][table]]  # others have more
 
     def summary(self, key: str) -> dict[str, Any]:
         return dict(self._cells[key]["summary"])
@@ -86,13 +87,9 @@ def pack(store: Store, sweeps: Mapping[str, Iterable[str]], folder: Path, curves
     """
     keys, drawn = sorted({key for several in sweeps.values() for key in several}), set(curves)
     folder.mkdir(parents=True, exist_ok=True)
-    cells = [
-        {"key": key, **{name: json.dumps(getattr(store, name)(key)) for name in ("config", "summary", "provenance")}}
-        for key in keys
-    ]
-    write_table(folder / MARK, pd.DataFrame(cells), small=True)
+    columns: dict[str, dict[str, list[str]]] = {key: {} for key in keys}
     for name in TABLES:
-        parts = []
+        tables = []
         for key in keys:
             if name != "lanes" and key not in drawn:
                 continue
@@ -100,12 +97,18 @@ def pack(store: Store, sweeps: Mapping[str, Iterable[str]], folder: Path, curves
             if name != "lanes" and len(table):
                 table = table.loc[table["role"] == "report"]
             if len(table):
-                parts.append(table.assign(key=key))
-        if name == PICTURES and not parts:
+                columns[key][name] = sorted(table)
+                tables.append(table.assign(key=key))
+        if name == PICTURES and not tables:
             (folder / f"{name}.parquet").unlink(missing_ok=True)
             continue
-        table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"key": []})
+        table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"key": []})
         write_table(folder / f"{name}.parquet", table[sorted(table)], small=True)  # in one order, wherever the cells come from
+    cells = []
+    for key in keys:
+        parts = {name: getattr(store, name)(key) for name in PARTS[:-1]} | {"columns": columns[key]}
+        cells.append({"key": key} | {name: json.dumps(part) for name, part in parts.items()})
+    write_table(folder / MARK, pd.DataFrame(cells), small=True)
     record = {name: {"keys": sorted(several), "figures": [], "signature": "", "timing": None} for name, several in sweeps.items()}
     write(folder / "sweeps.json", json.dumps(record, indent=1))
     return Packed(folder)

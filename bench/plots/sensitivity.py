@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -38,18 +39,16 @@ def chosen() -> dict[str, Any]:
 
 
 def scores(cell: StoredCell) -> tuple[np.ndarray, np.ndarray]:
-    """(p,) rates and (k, p) the tuning seeds' scores, infinite where one diverged; a score that is a loss over its start."""
+    """(p,) rates and (k, p) the tuning seeds' scores, infinite where one diverged; one that is a training loss over its start."""
     lanes = cell.tuned
-    if cell.validated:
-        return spread(lanes, "seed", "lr", "remaining")
-    start = 1.0 if cell.held_out else lanes["initial_loss"].where(lanes["initial_loss"] > 0, 1.0)
+    start = 1.0 if cell.validated or cell.held_out else lanes["initial_loss"].where(lanes["initial_loss"] > 0, 1.0)
     return spread(lanes.assign(score=lanes["score"] / start), "seed", "lr", "score")
 
 
 def measured_by(cell: StoredCell) -> tuple[str, str]:
     """What picks the rate: in words, and as an axis has it."""
     if cell.validated:
-        return "validation loss over its initial value", "loss / initial loss"
+        return "loss on data held out", "validation loss"
     if cell.held_out:
         return "error on the validation entries", "validation RMSE"
     return "final training loss over its initial value", "loss / initial loss"
@@ -81,10 +80,14 @@ def draw_panel(axes: Axes, panel: Panel) -> bool:
 
 def starting_value(panel: Panel) -> float:
     """What the score is before training: 1 for a loss over its start, the largest of the lines' otherwise."""
+    if panel.lines[0].cell.validated:
+        lanes = pd.concat([line.cell.tuned for line in panel.lines])
+        found = float((lanes["score"] / lanes["remaining"]).max())  # NaN, of lanes that diverged, does not count
+        return found if found > 0 else np.inf
     cells = [line.cell for line in panel.lines if panel.lines[0].cell.held_out and has_curves(line.cell)]
     starts = [cell.curve("validation_rmse")[1][:, :1].ravel() for cell in cells]
-    found = np.concatenate([start[np.isfinite(start)] for start in starts]) if starts else np.ones(1)
-    return float(found.max(initial=0)) or np.inf
+    known = np.concatenate([start[np.isfinite(start)] for start in starts]) if starts else np.ones(1)
+    return float(known.max(initial=0)) or np.inf
 
 
 def tick_rates(axes: Axes, curves: Sequence[Curve]) -> None:

@@ -16,7 +16,7 @@ from bench.study import Study
 from linalg import InputError
 from optimizers import SGD, Adam
 from parameterizations import Full, LoRA
-from problems import Hilbert, MatrixFactorization
+from problems import Hilbert, MatrixCompletion, MatrixFactorization
 
 RATES = LearningRates(values=(0.03, 0.3))
 PROBLEMS = (MatrixFactorization(shape=(8, 6), kind="low_rank", rank=2), Hilbert(shape=(8, 6)))
@@ -110,11 +110,24 @@ def test_a_packed_store_answers_what_the_store_answers(store, tmp_path):
         assert packed.provenance(key) == store.provenance(key)
         lanes = store.load(key, "lanes").astype(object)
         assert packed.load(key, "lanes").astype(object)[list(lanes)].equals(lanes)
+        assert set(packed.load(key, "lanes")) == set(lanes)
     curves = store.load(store.keys()[0], "curves")
     kept = packed.load(store.keys()[0], "curves")
     assert len(kept) == (curves["role"] == "report").sum() > 0
     assert not len(packed.load(store.keys()[1], "curves"))
     assert all(row.comparison.verdict == "equal" for row in of_folders(store, packed, "remaining"))
+
+
+def test_a_packed_cell_has_the_measures_of_its_own_problem(tmp_path):
+    store = Store(tmp_path / "results")
+    for problem in (Hilbert(shape=(8, 6)), MatrixCompletion(shape=(8, 6))):
+        keep(store, Cell(problem, LoRA(2), SGD(), RATES, (0, 1), (100, 101), 30))
+    packed = pack(store, {"sweep": store.keys()}, tmp_path / "packed", store.keys())
+    for cell in (StoredCell(packed, key) for key in store.keys()):  # noqa: SIM118 - a store is no dictionary
+        there = StoredCell(store, cell.key)
+        assert (cell.held_out, cell.validated) == (there.held_out, there.validated)
+        assert set(cell.curves) == set(there.curves)
+    assert sorted(StoredCell(packed, key).held_out for key in packed.keys()) == [False, True]  # noqa: SIM118
 
 
 def test_the_command_prints_a_table_and_a_verdict(store, capsys):

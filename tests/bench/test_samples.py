@@ -1,6 +1,7 @@
 """Pictures that adapted models draw: kept with a cell, packed, and drawn as a grid."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -100,8 +101,11 @@ def test_pictures_do_not_depend_on_the_budget(store, monkeypatch):
 
 def test_the_sensitivity_of_a_model_is_that_of_its_validation_loss(store):
     cell = StoredCell(store, store.keys()[0])
-    curves = store.load(cell.key, "curves").query("role == 'tune' and step == 0")
+    curves = store.load(cell.key, "curves").query("role == 'tune'")
     rates, values = sensitivity.scores(cell)
     assert rates.tolist() == [1e-2]
-    assert values[0, 0] == pytest.approx(cell.tuned["score"].item() / curves["validation_loss"].item())
-    assert sensitivity.measured_by(cell)[0] == "validation loss over its initial value"
+    assert values[0, 0] == pytest.approx(cell.tuned["score"].item())
+    assert values[0, 0] in curves["validation_loss"].to_numpy()
+    assert sensitivity.measured_by(cell)[1] == "validation loss"
+    panel = SimpleNamespace(lines=[SimpleNamespace(cell=cell)])
+    assert sensitivity.starting_value(panel) == pytest.approx(curves.query("step == 0")["validation_loss"].item())
