@@ -65,7 +65,7 @@ def draw_panel(axes: Axes, panel: Panel) -> bool:
     if not any(curve.drawn for curve in curves):
         say(axes, "not measured")
         return False
-    view = view_of(curves, start=starting_value(panel), rows=len(fallen), row_height=0.034)
+    view = view_of(curves, start=starting_value([line.cell for line in panel.lines]), rows=len(fallen), row_height=0.034)
     view.apply(axes, "diverged")
     tick_rates(axes, curves)
     draw_curves(axes, view, curves, alpha=0.1)
@@ -78,16 +78,18 @@ def draw_panel(axes: Axes, panel: Panel) -> bool:
     return bool(fallen)
 
 
-def starting_value(panel: Panel) -> float:
-    """What the score is before training: 1 for a loss over its start, the largest of the lines' otherwise."""
-    if panel.lines[0].cell.validated:
-        lanes = pd.concat([line.cell.tuned for line in panel.lines])
-        found = float((lanes["score"] / lanes["remaining"]).max())  # NaN, of lanes that diverged, does not count
-        return found if found > 0 else np.inf
-    cells = [line.cell for line in panel.lines if panel.lines[0].cell.held_out and has_curves(line.cell)]
-    starts = [cell.curve("validation_rmse")[1][:, :1].ravel() for cell in cells]
-    known = np.concatenate([start[np.isfinite(start)] for start in starts]) if starts else np.ones(1)
-    return float(known.max(initial=0)) or np.inf
+def starting_value(cells: Sequence[StoredCell]) -> float:
+    """What the score of a problem's cells is before training: 1 for a loss over its start, the largest of theirs otherwise."""
+    if cells[0].validated:
+        lanes = pd.concat([cell.tuned for cell in cells])
+        starts = (lanes["score"] / lanes["remaining"]).to_numpy(dtype=float)
+    elif cells[0].held_out:
+        starts = np.concatenate(
+            [cell.curve("validation_rmse")[1][:, :1].ravel() for cell in cells if has_curves(cell)] or [np.ones(1)]
+        )
+    else:
+        return 1.0
+    return float(starts[np.isfinite(starts)].max(initial=0)) or np.inf  # those that diverged do not count
 
 
 def tick_rates(axes: Axes, curves: Sequence[Curve]) -> None:

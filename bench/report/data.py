@@ -6,6 +6,7 @@ from typing import Any
 from bench import catalogue
 from bench.config import rebuilt
 from bench.labels import written
+from bench.plots.sensitivity import starting_value
 from bench.report.across import across
 from bench.report.answers import answers, window_record
 from bench.report.commands import command
@@ -159,7 +160,6 @@ def problem_data(study: Study, problem: str) -> dict[str, Any]:
     targets = [spectrum_of(cell, "target") for i, cell in cells.items() if spectra[i]]
     drawn = quantities(list(curves.values()))
     sensitivity = {i: sensitivity_of(cell) for i, cell in cells.items()}
-    starts = [curve["validation_rmse"]["m"][0] for curve in curves.values() if "validation_rmse" in curve]
     data = plain(
         {
             "name": problem,
@@ -168,7 +168,7 @@ def problem_data(study: Study, problem: str) -> dict[str, Any]:
             "divergence": {i: divergence(cell) for i, cell in cells.items()},
             "seconds": {i: seconds_per_step(cell) for i, cell in cells.items()},
             "sensitivity": sensitivity,
-            "sensitivity_view": view(list(sensitivity.values()), max(starts, default=1.0)),
+            "sensitivity_view": view(list(sensitivity.values()), starting_value(list(cells.values()))),
             "spectra": {i: spectrum for i, spectrum in spectra.items() if spectrum},
             "spectra_view": view([each for each in [*spectra.values(), *targets] if each]),
             "target": max((each for each in targets if each), key=lambda each: len(each["x"]), default=None),

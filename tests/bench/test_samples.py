@@ -1,7 +1,6 @@
 """Pictures that adapted models draw: kept with a cell, packed, and drawn as a grid."""
 
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -107,5 +106,4 @@ def test_the_sensitivity_of_a_model_is_that_of_its_validation_loss(store):
     assert values[0, 0] == pytest.approx(cell.tuned["score"].item())
     assert values[0, 0] in curves["validation_loss"].to_numpy()
     assert sensitivity.measured_by(cell)[1] == "validation loss"
-    panel = SimpleNamespace(lines=[SimpleNamespace(cell=cell)])
-    assert sensitivity.starting_value(panel) == pytest.approx(curves.query("step == 0")["validation_loss"].item())
+    assert sensitivity.starting_value([cell]) == pytest.approx(curves.query("step == 0")["validation_loss"].item())

@@ -126,7 +126,9 @@
     }
     const score = problem.held_out
       ? "validation error"
-      : (problem.validated ? "validation loss" : "final loss") + " / initial loss";
+      : problem.validated
+        ? "validation loss"
+        : "final loss / initial loss";
     const spec = {
       title: problem.name + ": " + score + " against the learning rate",
       band: "median over the tuning seeds, with their full range as a band; the large marker is the rate chosen",
