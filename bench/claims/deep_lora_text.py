@@ -45,19 +45,20 @@ def generalizes_better_on_text(evidence: Evidence) -> Finding:
 
 @claim(
     "text/ranks",
-    "On 16 texts the error of Deep LoRA changes by at most 0.05 from rank 2 to 64, that of LoRA by 0.3 or more.",
+    "On few texts the error of Deep LoRA changes by at most 0.05 from rank 2 to 64, that of LoRA by 0.3 or more.",
     source=f"{PAPER}, the authors' figure of Pearson's correlation by rank on 16 samples of STS-B; thresholds are the dossier's",
     matched=f"{REPLACED}; Deep LoRA is the narrow network, LoRA starts from N(0, 1), as in the authors' figure, and, beside it, as "
-    f"usual; ranks 2, 8 and 64; {SETTINGS}, a rate of its own for each rank",
+    f"usual; 64 texts; ranks 2, 8 and 64; {SETTINGS}, a rate of its own for each rank",
     experiments=("scaled_text_arms", "scaled_text_ranks"),
+    revised="The authors have 16 texts. With 16 reviews all three were at chance at rank 8, so other ranks were tried on 64.",
 )
 def rank_matters_less_on_text(evidence: Evidence) -> Finding:
     ranges: dict[str, Figure] = {}
     for method in (NARROW, WIDE, LORA):
-        own = {"parameterization": method, "problem__examples": 16}
+        own = {"parameterization": method, "problem__examples": 64}
         cells = [of_study(evidence, **own, parameterization__rank=rank) for rank in RANKS]
         ranges[method] = range_of(evidence, f"range of the error over ranks, {method}", cells, tuned)
     deep, lora = at_most(ranges[NARROW], 0.05), opposite(at_most(ranges[WIDE], 0.3))
     words = {True: "as said", False: "not as said", None: "undecided"}
     said = f"Deep LoRA's range {words[deep]}, LoRA's {words[lora]} ({ranges[LORA].value.value:.2g} from the usual start)."
-    return Finding(settled({"16 texts": as_said(all_of([deep, lora]))}), said, tuple(ranges.values()))
+    return Finding(settled({"64 texts": as_said(all_of([deep, lora]))}), said, tuple(ranges.values()))

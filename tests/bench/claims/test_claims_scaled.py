@@ -185,7 +185,7 @@ def by_ranks(deep, lora):
             "few_shot_text",
             name,
             report={"headline": 0.2 + change * share + 0 * SPREAD},
-            problem__examples=16,
+            problem__examples=64,
             parameterization__rank=rank,
         )
         for name, change in (("Narrow", deep), ("WideStartLoRA", lora), ("lora", lora))
