@@ -29,12 +29,18 @@ def settle(name: str, claim: Claim, store: Store) -> tuple[Finding, Evidence]:
     Raises:
         InputError: where an experiment has no results there, unless it takes hours, or they break the protocol.
     """
-    if claim.scaled and (missing := [each for each in claim.experiments if not store.sweep(each)[1]]):
-        said = f"It takes hours, and {' and '.join(missing)} have not run: `python -m bench claims {name}` does it."
+    if claim.scaled and (missing := [each for each in claim.experiments if not whole(store, each)]):
+        said = f"It takes hours, and {' and '.join(missing)} have not run: `python -m bench claims {name} --kept` does it."
         return Finding(NOT_RUN, said), Evidence({})
     evidence = Evidence.of(store, claim.experiments)
     with house_style():
         return claim.settle(evidence), evidence
+
+
+def whole(store: Store, experiment: str) -> bool:
+    """Whether all cells of an experiment are finished."""
+    planned, finished = store.sweeps().get(experiment, {"keys": []})["keys"], store.sweep(experiment)[1]
+    return 0 < len(planned) == len(finished)
 
 
 def entry(claim: Claim, finding: Finding, drawings: Iterable[str]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from bench.claims._claim import (
 )
 from bench.cli import main
 from bench.stats import Interval
-from bench.store import Store
+from bench.store import TABLES, Store
 from bench.stored import StoredCell
 from linalg import InputError
 from optimizers import SGD
@@ -213,6 +213,28 @@ def test_a_study_goes_on_from_the_cells_that_the_ledger_holds(store, tmp_path, t
     key = store.sweep("tiny")[1][0]
     for table in ("config", "summary", "provenance"):
         assert getattr(Store(part("elsewhere")), table)(key) == getattr(store, table)(key)
+
+
+@pytest.mark.parametrize(("planned", "finished", "run"), [(4, 4, True), (4, 3, False), (0, 0, False)])
+def test_an_experiment_of_hours_counts_when_all_its_cells_are_finished(store, tmp_path, planned, finished, run):
+    part, keys = Store(tmp_path), store.sweep("tiny")[1]
+    for key in keys[:finished]:
+        part.put(
+            key,
+            store.config(key),
+            {name: store.load(key, name) for name in TABLES},
+            store.summary(key),
+            store.provenance(key),
+        )
+    part.write_sweep("scaled_tiny", keys[:planned], [], "")
+
+    @claim("T3", "Full training ends lower.", source="this test", matched="two rates", experiments="scaled_tiny")
+    def lower(evidence):
+        return by_problem(evidence.study, "full + sgd", "lora + sgd")
+
+    found, _ = _ledger.settle("tests.T3", lower, part)
+    assert (found.verdict != NOT_RUN) == run
+    assert run or "scaled_tiny have not run: `python -m bench claims tests.T3 --kept`" in found.said
 
 
 def test_the_page_says_where_no_gpu_was():
