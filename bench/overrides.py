@@ -89,11 +89,26 @@ def allowed_keys(key: str, arguments: list[str]) -> list[str]:
     return sorted({f"{axis}.{name}" for cls in classes for name in config.node(axis, cls) if name != "_target_"})
 
 
-def whole() -> Any:
-    """The configuration file."""
-    loaded = OmegaConf.load(Path(config.__file__).parent / "conf" / "config.yaml")
+def swept_by(axis: str, arguments: list[str]) -> str:
+    """What the experiment on the command line sweeps an axis over, where the command line does not choose itself; else nothing."""
+    named = [argument.partition("=")[2] for argument in arguments if argument.startswith("experiment=")]
+    chosen = any(argument.startswith(f"{axis}=") for argument in arguments)
+    if not named or chosen or axis not in catalogue.AXES or named[-1] not in config.experiments():
+        return ""
+    swept = OmegaConf.select(read_yaml(f"experiment/{named[-1]}.yaml"), "hydra.sweeper.params") or {}
+    return f"{axis}={swept[axis]}" if axis in swept else ""
+
+
+def read_yaml(name: str) -> DictConfig:
+    """A file of the configuration."""
+    loaded = OmegaConf.load(Path(config.__file__).parent / "conf" / name)
     assert isinstance(loaded, DictConfig)
     return loaded
+
+
+def whole() -> Any:
+    """The configuration file."""
+    return read_yaml("config.yaml")
 
 
 def one_line(error: Exception, arguments: list[str]) -> str:
@@ -103,7 +118,10 @@ def one_line(error: Exception, arguments: list[str]) -> str:
         group, value, options = match.groups()
         return f"{group}={value}: must be one of {', '.join(options.split())}"
     if match := re.match(r"Could not override '(.+?)'", text):
-        return f"{match[1]}: no such key; allowed are {', '.join(allowed_keys(match[1], arguments))}"
+        key = match[1]
+        if swept := swept_by(key.partition(".")[0], arguments):
+            return f"{key}: name what it is of beside it, as in {swept} {key}=...: the experiment sweeps over that"
+        return f"{key}: no such key; allowed are {', '.join(allowed_keys(key, arguments))}"
     if "does not support sweep type : INTERVAL" in text:
         written = next((argument for argument in arguments if "interval(" in argument), "interval(...)")
         return f"{written}: needs a sweeper that draws values; the one at hand takes {VALUES}"

@@ -22,7 +22,7 @@ CUSTOM = "parameterization=custom"
 ARMS = f"parameterization._target_=parameterizations.LoRA,{DEEP}.WideStartLoRA,{DEEP}.Narrow,{DEEP}.Compressed"
 FULL_WIDTH = [CUSTOM, f"parameterization._target_={DEEP}.Narrow", "rank=384"]
 DEEP_SETTINGS = ["depth=3", "scale=1e-3", "optimizer=adam", "optimizer.eps=1e-6"]
-GEOLORA = ["parameterization=svd", "optimizer=geolora"]
+GEOLORA = ["parameterization=svd", "optimizer=geolora", "optimizer.core_rule=adam"]
 FIVE_RATES = ["lr.count=5", "lr.extend=2"]
 TOUR = ["lr.count=2", "lr.extend=0", "seeds.tune=[0]", "seeds.report=[100,101]"]
 BERT_BASE, SD, VIT, T5 = "bert-base-cased", "stable-diffusion-v1-5/stable-diffusion-v1-5", "google/vit-base-patch16-224", "t5-small"

@@ -95,6 +95,10 @@ BAD = [
         ["optimizer=torch", "optimizer._target_=torch.optim.NAdam", "+optimizer.x=1"],
         "optimizer._target_='torch.optim.NAdam', x=1: NAdam.__init__() got an unexpected keyword argument 'x'",
     ),
+    (
+        ["experiment=scaled_summaries_whole", "optimizer.interval=3"],
+        "optimizer.interval: name what it is of beside it, as in optimizer=flora optimizer.interval=...",
+    ),
     (["parameterization._target_=os.path.join"], "parameterization._target_='os.path.join': must be a subclass of Parameter"),
     (["problem=matrix_file", "problem.path=nowhere.npy"], "problem.path='nowhere.npy': cannot be read"),
     (["problem=matrix_file", "problem.path=table.csv"], "problem.path='table.csv': must be a .npy or a MatrixMarket"),
