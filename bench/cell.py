@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bench.catalogue import name_of
+from bench.engine import Advance
 from bench.runs import Run, run
 from bench.stats import window_decades
 from linalg import InputError
@@ -116,23 +117,24 @@ class Cell:
         content = json.dumps([FORMAT, self.describe(), self.problem.fingerprint()], sort_keys=True)
         return "-".join([*self.names.values(), hashlib.sha256(content.encode()).hexdigest()[:12]])
 
-    def run(self, progress: Callable[[float], None] | None = None, keep: Path | None = None) -> "CellResult":
+    def run(self, progress: Callable[[float, float], None] | None = None, keep: Path | None = None) -> "CellResult":
         """Choose the learning rate on the tuning seeds, then run the reporting seeds at it.
 
         Args:
-            progress: called with the share of the work that is done, as far as it can be foreseen.
+            progress: called with the share of the work that is done, as far as it can be foreseen, and with the
+                share that was found in `keep`.
             keep: see `bench.runs.run`.
         """
         runs: dict[str, list[Run]] = {"tune": [], "report": []}
         grid = self.lr.grid(self.optimizer, self.problem.span(self.optimizer))
         work = self.steps * (len(grid) * len(self.tune) + len(self.report))
-        done = 0.0
+        taken = kept = 0.0
 
-        def advance(lane_steps: float) -> None:
-            nonlocal done
-            done += lane_steps
+        def advance(lane_steps: float, /, *, found: bool = False) -> None:
+            nonlocal taken, kept
+            taken, kept = taken + lane_steps, kept + lane_steps * found
             if progress is not None:
-                progress(min(done / work, 0.99))
+                progress(min(taken / work, 0.99), min(kept / work, 0.99))
 
         tried: dict[float, float] = {}
         inside: dict[float, float] = {}
@@ -148,9 +150,7 @@ class Cell:
             runs["report"].append(self._run([chosen], self.report, self.probes, advance, keep))
         return CellResult.combine(runs, chosen, tried, inside)
 
-    def _run(
-        self, rates: list[float], seeds: tuple[int, ...], probes: str, progress: Callable[[float], None], keep: Path | None
-    ) -> Run:
+    def _run(self, rates: list[float], seeds: tuple[int, ...], probes: str, progress: Advance, keep: Path | None) -> Run:
         return run(
             self.problem,
             self.parameterization,

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from adapters._state import replace_file
-from bench.engine import Settings
+from bench.engine import Advance, Settings
 from linalg import FactoredMatrix, InputError, condition, effective_rank, stable_rank
 from problems import Task
 
@@ -103,20 +103,18 @@ class Course:
             row |= of_updates(spectra(updates))
         return {"step": self.step, **row}
 
-    def run(
-        self, progress: Callable[[float], None] | None = None, keep: Path | None = None, timeout: float | None = None
-    ) -> list[str]:
+    def run(self, progress: Advance | None = None, keep: Path | None = None, timeout: float | None = None) -> list[str]:
         """Take every step, measuring on the way, from where the folder `keep` says that an earlier run stood.
 
         Args:
-            progress: called with the lane-steps taken since the last call.
+            progress: told the lane-steps taken since the last call.
             timeout: seconds for all lanes together, those of an earlier run included.
 
         Returns:
             ok, diverged or timeout, lane by lane.
         """
         if keep is not None and self.resume(keep) and progress is not None:
-            progress(self.step * len(self.tasks))
+            progress(self.step * len(self.tasks), found=True)
         kept = time.perf_counter()
         begun = kept - sum(self.seconds.values())
         while True:

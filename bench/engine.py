@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -39,6 +39,12 @@ class Settings:
     device: str = "cpu"
     probes: str = "basic"
     tuning: bool = False
+
+
+class Advance(Protocol):
+    """Told how far a run is: the lane-steps done since the last call, and whether an earlier run had left them."""
+
+    def __call__(self, lane_steps: float, /, *, found: bool = False) -> None: ...
 
 
 @dataclass

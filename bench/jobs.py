@@ -27,9 +27,9 @@ def job(config: DictConfig) -> float | None:
     board = Board.current()
     key = " ".join(f"{axis}={config[axis].get('_target_')}" for axis in ("problem", "parameterization", "optimizer"))
 
-    def post(state: str, message: str = "", share: float = 0.0) -> None:
+    def post(state: str, message: str = "", share: float = 0.0, found: float = 0.0) -> None:
         if board is not None:
-            board.post(Post(key, state, message, share))
+            board.post(Post(key, state, message, share, found))
 
     try:
         cell = configuration.cell(config)
@@ -51,7 +51,7 @@ def job(config: DictConfig) -> float | None:
                     shutil.rmtree(store.lanes(key), ignore_errors=True)
                 started, cpu_started = time.time(), time.process_time()
                 try:
-                    result = cell.run(lambda share: post("running", share=share), store.lanes(key))
+                    result = cell.run(lambda share, found: post("running", share=share, found=found), store.lanes(key))
                 except InputError:
                     raise
                 except Exception as error:

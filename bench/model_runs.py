@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from adapters._state import replace_file
 from bench import store
 from bench.blocks import block_bytes
 from bench.course import Course
-from bench.engine import BlockResult, Settings
+from bench.engine import Advance, BlockResult, Settings
 from bench.fine_tuning import Lane
 from bench.stacked import Stack, apart, mixed, unshared
 from optimizers import Optimizer
@@ -63,7 +63,7 @@ def run_lanes(
     rates: Sequence[float],
     settings: Settings,
     timeout: float | None = None,
-    progress: Callable[[float], None] | None = None,
+    progress: Advance | None = None,
     keep: Path | None = None,
 ) -> tuple[list[tuple[slice, slice, BlockResult]], type[Task]]:
     """Run every rate on every seed.
@@ -97,7 +97,7 @@ def run_lanes(
         group = planned[first : first + together]
         if all(lane in left for lane in group):
             if progress is not None:
-                progress(settings.steps * len(group))
+                progress(settings.steps * len(group), found=True)
             continue
         tasks = {seed: tasks.get(seed) or problem.draw(seed, device=settings.device) for seed, _ in group}
         chosen = [(tasks[seed], seed, rate) for seed, rate in group]

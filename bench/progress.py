@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,30 +17,35 @@ from hydra.core.override_parser.types import Glob
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench.catalogue import entries
 
 BOARD = "LOWRANK_BENCH_BOARD"  # environment variable with the folder's path, inherited by worker processes
-FINISHED = ("done", "kept", "failed", "invalid", "refused", "busy")
+FREE = ("kept", "invalid", "refused", "busy")  # finished without work
+FINISHED = ("done", "failed", *FREE)
 COLUMNS = (
     TextColumn("{task.description}"),
     BarColumn(),
     MofNCompleteColumn(),
     TimeElapsedColumn(),
-    TextColumn("left"),
-    TimeRemainingColumn(),
 )
 
 
 @dataclass(frozen=True)
 class Post:
-    """One line that a job leaves: the cell, what happened to it, and a message or the share of its work that is done."""
+    """One line that a job leaves: the cell, what happened to it, and a message.
+
+    Args:
+        share: of its work that is done while it runs.
+        found: the part of that which an earlier run had left.
+    """
 
     key: str
     state: str
     message: str = ""
     share: float = 0.0
+    found: float = 0.0
 
 
 class Board:
@@ -134,6 +140,7 @@ class Watcher:
 
     def __init__(self, board: Board, total: int) -> None:
         self.board, self.total, self.console = board, total, Console(stderr=True)
+        self.pace = Pace(total)
         self.stopped = threading.Event()
         self.thread = threading.Thread(target=self.watch, daemon=True)
 
@@ -155,8 +162,10 @@ class Watcher:
         live = self.console.is_terminal
         said: set[str] = set()
         started = last_line = time.monotonic()
-        with Progress(*COLUMNS, console=self.console, transient=True, disable=not live) as progress:
-            task = progress.add_task("cells", total=self.total)
+        with Progress(
+            *COLUMNS, TextColumn("{task.fields[left]}"), console=self.console, transient=True, disable=not live
+        ) as progress:
+            task = progress.add_task("cells", total=self.total, left="")
             while True:
                 last = self.stopped.wait(0.5)
                 latest = self.board.latest()
@@ -168,13 +177,34 @@ class Watcher:
                 finished = sum(post.state in FINISHED for post in latest.values())
                 done = finished + sum(post.share for post in running)
                 names = " ".join(post.key.rpartition("-")[0] for post in running[:2])
-                progress.update(task, completed=round(done, 2), description=names or "cells")
+                left = self.pace.left(time.monotonic() - started, latest.values())
+                progress.update(task, completed=round(done, 2), description=names or "cells", left=left)
                 if not live and time.monotonic() - last_line > 30 and not last:
                     last_line = time.monotonic()
-                    left = (last_line - started) * (self.total - done) / max(done, 0.01) / 60
-                    print(f"{finished} of {self.total} cells, about {left:.1f} min left", file=sys.stderr, flush=True)
+                    print(", ".join([f"{finished} of {self.total} cells", *filter(None, [left])]), file=sys.stderr, flush=True)
                 if last:
                     return
+
+
+class Pace:
+    """How long the rest of a sweep takes at the pace so far, which does not count what earlier runs had left."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.found: dict[str, float] = {}  # of the cells that ran, the share that an earlier run had left
+
+    def left(self, seconds: float, latest: Iterable[Post]) -> str:
+        """The minutes left, `seconds` after the start, for the log; nothing before there was work to go by."""
+        done = worked = 0.0
+        for post in latest:
+            if post.state == "running":
+                self.found[post.key] = post.found
+            share = post.share if post.state == "running" else 1.0
+            done += share
+            worked += 0.0 if post.state in FREE else share - self.found.get(post.key, 0.0)
+        if worked <= 0:
+            return ""
+        return f"about {seconds * max(self.total - done, 0.0) / worked / 60:.1f} min left"
 
 
 def count_jobs(params: list[str], overrides: list[str]) -> int:

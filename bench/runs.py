@@ -1,6 +1,6 @@
 """Runs one method on one problem over learning rates and seeds, and lays the result out as tables."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 
 from bench.blocks import block_bytes, cut_blocks, working_set
 from bench.catalogue import check_cell
-from bench.engine import Block, BlockResult, Settings
+from bench.engine import Advance, Block, BlockResult, Settings
 from bench.probes import LEVELS
 from linalg import InputError
 from linalg.checks import check, check_choice, check_integer, check_number
@@ -61,7 +61,7 @@ def run(
     device: str = "cpu",
     probes: str = "basic",
     timeout: float | None = None,
-    progress: Callable[[float], None] | None = None,
+    progress: Advance | None = None,
     keep: Path | None = None,
     tuning: bool = False,
 ) -> Run:
@@ -76,7 +76,7 @@ def run(
         device: where the lanes run.
         probes: none, basic or all.
         timeout: seconds for all lanes, shared out equally; those that run out stop where they are and are marked `timeout`.
-        progress: called with the lane-steps done since the last call.
+        progress: told the lane-steps done since the last call.
         tuning: whether a learning rate is chosen by these lanes; lanes of a model leave their tests out then.
         keep: a folder where lanes of a model checkpoint, and from which they go on; others take seconds, and start again.
 

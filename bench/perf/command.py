@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
 from bench.overhead import share_outside
 from bench.perf import cells, figures, table
@@ -129,7 +129,9 @@ class Stopwatch:
         self.contest, self.limits = contest, limits
         console = Console(stderr=True)
         self.live = console.is_terminal
-        self.progress = Progress(*COLUMNS, console=console, transient=True, disable=not self.live)
+        self.progress = Progress(
+            *COLUMNS, TextColumn("left"), TimeRemainingColumn(), console=console, transient=True, disable=not self.live
+        )
         self.task = self.progress.add_task("cells", total=total)
         self.checked: set[Cell] = set()
         self.lines: dict[Cell, dict[str, Any]] = {}

@@ -9,7 +9,7 @@ import pytest
 from bench import catalogue
 from bench.cli import main
 from bench.config import SHARED, experiments, node
-from bench.progress import Board, Post, count_jobs
+from bench.progress import Board, Pace, Post, count_jobs
 from bench.store import Store
 
 QUICK = ["steps=5", "lr.count=2", "lr.extend=0", "seeds.tune=1", "seeds.report=1", "shape=[8,6]", "rank=2", "parameterization=lora"]
@@ -354,3 +354,12 @@ def test_posts_of_a_process_are_read_back_whole(tmp_path):
     with open(tmp_path / "9999999.jsonl", "a") as handle:
         handle.write('te": "kept"}\n')
     assert board.latest()["c"] == Post("c", "kept")
+
+
+def test_time_left_goes_by_what_was_done_now():
+    pace = Pace(total=4)
+    assert pace.left(10, [Post("a", "kept")]) == "", "nothing has been done yet"
+    running = Post("b", "running", share=0.6, found=0.5)  # a tenth of a cell in a minute, 2.4 cells to go
+    assert pace.left(60, [Post("a", "kept"), running]) == "about 24.0 min left"
+    assert pace.left(300, [Post("a", "kept"), Post("b", "done")]) == "about 20.0 min left"
+    assert pace.left(600, [Post(name, "kept") for name in "acd"] + [Post("b", "done")]) == "about 0.0 min left"

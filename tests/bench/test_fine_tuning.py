@@ -54,7 +54,7 @@ def cut_after(steps):
     """Progress that ends the run after so many steps."""
     left = [steps]
 
-    def progress(taken):
+    def progress(taken, *, found=False):
         left[0] -= taken
         if left[0] <= 0:
             raise Cut
@@ -65,7 +65,7 @@ def cut_after(steps):
 def cut_after_calls(calls):
     """The same for a cell, whose progress is told shares of its work."""
     taken = cut_after(calls)
-    return lambda share: taken(1)
+    return lambda share, found: taken(1)
 
 
 def lane(method=None, rule=None, problem=None, settings=DOUBLE, seed=3, lr=0.01):
@@ -221,7 +221,10 @@ def test_a_cell_that_is_cut_off_ends_with_the_same_tables(budget, calls, tmp_pat
     for _ in range(2 if budget else 3):  # each time a little further
         with pytest.raises(Cut):
             cell().run(cut_after_calls(calls), tmp_path)
-    again = cell().run(keep=tmp_path)
+    told = []
+    again = cell().run(lambda *shares: told.append(shares), tmp_path)
+    assert told[0][0] == told[0][1] > 0, "what was found is told first"
+    assert told[0][1] <= told[-1][1] < told[-1][0], "and the rest was done now"
     pd.testing.assert_frame_equal(again.curves, whole.curves)
     pd.testing.assert_frame_equal(again.lanes, whole.lanes)
     assert again.summary == whole.summary
