@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from bench import config, tables
 from bench.jobs import PAGE
 from bench.overrides import one_line
+from bench.runs import as_device
 from bench.store import Store
 from linalg import InputError
 
@@ -119,6 +120,7 @@ def main(arguments: list[str], sweep: Callable[[list[str]], int]) -> int:
     if options.list:
         print("\n".join(f"python -m bench {' '.join(command)}" for command in commands))
         return 0
+    as_device(next(each.partition("=")[2] for each in commands[0] if each.startswith("device=")))
     return run(options.size, commands, sweep)
 
 

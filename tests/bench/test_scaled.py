@@ -80,11 +80,15 @@ def test_what_is_given_on_the_command_line_comes_last():
     assert {"device=cuda", "results=elsewhere", "problem=causal_lm"} <= set(command)
 
 
-def test_sizes_and_tasks_that_are_not_there_are_named(capsys):
+def test_sizes_tasks_and_devices_that_are_not_there_are_named(capsys):
     assert main(["scaled", "--size", "huge"]) == 2
     assert "size=huge: must be one of tour, small, full" in capsys.readouterr().err
     assert main(["scaled", "--task", "poetry"]) == 2
     assert "task=poetry: must be one of few_shot_text" in capsys.readouterr().err
+    assert main(["scaled", "--device", "abacus"]) == 2
+    printed = capsys.readouterr()
+    assert "device='abacus': cannot be used" in printed.err
+    assert "tour 1 of" not in printed.err, "once, before any task"
 
 
 def test_the_commands_can_be_listed_and_are_runnable_as_they_stand(capsys):
