@@ -123,6 +123,12 @@ def reported_costs(cell: StoredCell, measure: str) -> pd.Series:
     return costs.clip(lower=SOLVED.get(measure, -np.inf))
 
 
+def remaining_by_rate(cell: StoredCell) -> dict[float, float]:
+    """The median share of the excess loss that each rate leaves on the tuning seeds."""
+    lanes = cell.tuned
+    return {float(rate): float(left) for rate, left in lanes["remaining"].groupby(lanes["lr"]).median().items()}
+
+
 def tuned_score(cell: StoredCell) -> float:
     """The median score on the tuning seeds at the best rate: what a choice between methods may go by."""
     scores = median_scores(cell.tuned)

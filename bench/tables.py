@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import catalogue
-from bench.stats import median_interval
+from bench.stats import median_interval, window_decades
 from bench.store import Store
 from bench.stored import StoredCell
-from bench.study import Study
+from bench.study import Study, remaining_by_rate
 
 TRAINS = (
     "`trains` is how many numbers train for an m x n weight, r being the rank and other names options; where L counts, for the L "
@@ -35,6 +35,7 @@ def cell_table(store: Store, keys: list[str]) -> pd.DataFrame:
         median, low, high = median_interval(study.costs(problem, method, "headline").to_numpy())
         steps = study.costs(problem, method, "steps_to_1e-02")
         parameterization, _, optimizer = method.partition(" + ")
+        chosen = cell.summary["chosen_lr"]
         rows.append(
             {
                 "problem": problem,
@@ -43,9 +44,9 @@ def cell_table(store: Store, keys: list[str]) -> pd.DataFrame:
                 "median": median,
                 "low": low,
                 "high": high,
-                "lr": cell.summary["chosen_lr"],
+                "lr": chosen,
                 "edge": not cell.summary["bracketed"] and cell.summary["trials"] > 1,
-                "window_decades": cell.summary["window_decades"],
+                "window_decades": 0.0 if chosen is None else window_decades(remaining_by_rate(cell), chosen),
                 "steps_to_target": float(np.median(steps)),
             }
         )

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.claims._claim import Evidence, Figure, worst
+from bench.claims._claim import FAILS, HOLDS, INCONCLUSIVE, Evidence, Figure, worst
 from linalg import gaussian, orthogonal
 from linalg.checks import check, check_integer
 from parameterizations import DeepLoRA, LoRA, Parameterization
@@ -95,6 +95,9 @@ class FewShotDigits(RotatedDigits):
 def worst_of(evidence: Evidence, name: str, found: Iterable[Tensor]) -> Figure:
     """The largest over settings, and over seeds: for what must hold on every one."""
     return worst(evidence, name, np.max([np.asarray(each) for each in found], axis=0))
+
+
+VERDICT = {True: HOLDS, False: FAILS, None: INCONCLUSIVE}
 
 
 def all_of(answers: Iterable[bool | None]) -> bool | None:

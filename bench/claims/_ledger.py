@@ -88,7 +88,8 @@ def publish(folder: Path, store: Store, settled: Mapping[str, tuple[Claim, Findi
     keep_cells(folder, store, [*(name for entry in entries.values() for name in entry["experiments"]), *ALSO])
     cells = Packed(folder)
     keys = cells.keys()
-    write(folder / PAGE, page(entries, {str(cells.config(key)["device"]) for key in keys}))
+    edges = [key for key in keys if (found := cells.summary(key))["trials"] > 1 and not found["bracketed"]]
+    write(folder / PAGE, page(entries, {str(cells.config(key)["device"]) for key in keys}, edges))
 
 
 def write_measured(path: Path, measured: Mapping[str, Mapping[tuple[str, int], float]], known: Iterable[str]) -> None:
@@ -160,11 +161,12 @@ class Layered(Store):
         return self._of(key).config(key)
 
 
-def page(entries: Mapping[str, Mapping[str, Any]], devices: Collection[str]) -> str:
+def page(entries: Mapping[str, Mapping[str, Any]], devices: Collection[str], edges: Collection[str] = ()) -> str:
     """CLAIMS.md: how many claims came out how, a line each, then each in full.
 
     Args:
         devices: those that its cells ran on.
+        edges: the cells whose best learning rate is the first or the last that was tried.
     """
     verdicts = [entry["verdict"] for entry in entries.values()]
     counts = ", ".join(f"{verdicts.count(each)} {each}" for each in VERDICTS if each in verdicts)
@@ -187,7 +189,7 @@ def page(entries: Mapping[str, Mapping[str, Any]], devices: Collection[str]) -> 
     ]
     lines += [f"| [{name}](#{anchor(name)}) | {entry['sentence']} | {entry['verdict']} |" for name, entry in entries.items()]
     for name, entry in entries.items():
-        lines += ["", *section(name, entry)]
+        lines += ["", *section(name, entry, edges)]
     return "\n".join(lines) + "\n"
 
 
@@ -196,8 +198,8 @@ def anchor(name: str) -> str:
     return name.lower().replace(".", "").replace(" ", "-")
 
 
-def section(name: str, entry: Mapping[str, Any]) -> list[str]:
-    """A claim in full."""
+def section(name: str, entry: Mapping[str, Any], edges: Collection[str] = ()) -> list[str]:
+    """A claim in full; `edges` as in `page`."""
     runs = [f"`python -m bench experiment={each}`" for each in entry["experiments"]]
     lines = [
         f"## {name}",
@@ -211,6 +213,8 @@ def section(name: str, entry: Mapping[str, Any]) -> list[str]:
     if entry["revised"]:
         lines.append(f"* changed after a first look at results: {entry['revised']}")
     figures = figures_of(entry)
+    if outside := sorted({key for figure in figures for key in figure.cells} & set(edges)):
+        lines.append(f"* the best rate is at the edge of those tried: {', '.join(outside)}")
     if figures:
         lines += ["", "| figure | value [95 %] | seeds |", "|---|---|---|"]
         lines += [f"| {figure.name} | {figure} | {figure.seeds} |".replace("|W", "\\|W") for figure in figures]

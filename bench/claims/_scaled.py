@@ -1,6 +1,8 @@
 """What the claims from the study in real models share."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
 
 from bench.claims._claim import Evidence, Figure, Finding, settled, told
 from bench.claims._op_lora import cell_of
@@ -26,8 +28,17 @@ def of_study(evidence: Evidence, **settings: object) -> StoredCell:
     return cell_of([cell for sweep in evidence.sweeps.values() for cell in sweep], **settings)
 
 
-def compared(name: str, cells: Iterable[StoredCell], measure: str = "headline") -> tuple[Comparison, Figure]:
+def compared(
+    name: str,
+    cells: Iterable[StoredCell],
+    measure: str = "headline",
+    cost: Callable[[np.ndarray], np.ndarray] = np.asarray,
+) -> tuple[Comparison, Figure]:
     """The first cell against the second on the reporting seeds, each at the rate that was chosen for it.
+
+    Args:
+        measure: a column of the lanes.
+        cost: what is compared of it, lower for the better.
 
     Raises:
         InputError: where their reporting seeds differ.
@@ -36,16 +47,23 @@ def compared(name: str, cells: Iterable[StoredCell], measure: str = "headline") 
     ours, theirs = (reported_costs(cell, measure) for cell in (a, b))
     if list(ours.index) != list(theirs.index):
         raise InputError(f"seeds.report: {a.key} and {b.key} differ; pairs need the same")
-    found = compare([log_ratios(ours.to_numpy(), theirs.to_numpy(), SOLVED.get(measure, 0.0))])
+    found = compare([log_ratios(cost(ours.to_numpy()), cost(theirs.to_numpy()), SOLVED.get(measure, 0.0))])
     return found, Figure(name, found.ratio, len(ours), (a.key, b.key), measure)
 
 
-def beside_lora(evidence: Evidence, parameterization: str, measures: Mapping[str, str]) -> Finding:
-    """A method against LoRA of its rank: whether it ends better in every one of the settings that have a measure's name."""
+def beside_lora(
+    evidence: Evidence, parameterization: str, measures: Mapping[str, str], own: Mapping[str, Mapping[str, object]] | None = None
+) -> Finding:
+    """A method against LoRA of its rank: whether it ends better in every one of the settings that have a measure's name.
+
+    Args:
+        own: by setting, what tells the method's cell from others of its name.
+    """
     verdicts, figures = {}, []
     for where, measure in measures.items():
-        cells = (of_study(evidence, parameterization=name, **SETTINGS[where]) for name in (parameterization, "lora"))
-        found, figure = compared(f"{measure}, {parameterization} / lora, {where}", cells)
+        ours = of_study(evidence, parameterization=parameterization, **SETTINGS[where], **(own or {}).get(where, {}))
+        lora = of_study(evidence, parameterization="lora", **SETTINGS[where])
+        found, figure = compared(f"{measure}, {parameterization} / lora, {where}", (ours, lora))
         verdicts[where] = found.verdict
         figures.append(figure)
     return Finding(settled(verdicts), told(verdicts), tuple(figures))

@@ -1,11 +1,10 @@
 """Deep LoRA (arXiv 2406.04112): what its theorem says of gradient descent on a deep network and of its compression."""
 
-from bench.claims._claim import FAILS, HOLDS, INCONCLUSIVE, SEEDS, Evidence, Finding, at_most, by_bound, claim, typical
-from bench.claims._deep_lora import PAPER, TruncatedGaussian, all_of, opposite, worst_of
+from bench.claims._claim import SEEDS, Evidence, Finding, at_most, by_bound, claim, typical
+from bench.claims._deep_lora import PAPER, VERDICT, TruncatedGaussian, all_of, opposite, worst_of
 from bench.claims._deep_lora_theorem import Kept, bases, kept_blocks, scaled_difference, step_times, strayed
 from optimizers import SGD, AdamW, Momentum
 
-VERDICT = {True: HOLDS, False: FAILS, None: INCONCLUSIVE}
 DEPTHS, SCALES = (2, 3, 4), (1e-3, 0.1, 1.0)
 RATE, STEPS = 0.2, 600
 LONGER = {(3, 1e-3, 0.0): 8000}  # steps that a start so small takes to leave; at depth 4, or with decay, it never does

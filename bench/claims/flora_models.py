@@ -13,7 +13,8 @@ LEDGER = "flora"
     source=f"{PAPER}, experiments on T5 and GPT-2 at equal rank, with Flora as an optimizer; asked here of its adapter",
     matched=(
         "MiniLM on 16 or 64 reviews, 60 steps, test error; SmolLM2 on reviews, 40 steps, test perplexity; rank 8, κ = 20, B under "
-        f"Adam, its moments carried over (LoRA's eps on texts: 1e-6); {STUDY}"
+        "Adam, its moments carried over (LoRA's eps on texts: 1e-6), once in 40 steps in SmolLM2, for whose 576 columns that stays "
+        f"bounded from κ = 21 on; {STUDY}"
     ),
     experiments=("scaled_text_arms", "scaled_text_methods", "scaled_language"),
 )

@@ -1,6 +1,9 @@
 """Flora (arXiv 2402.03293) on whole weights of a T5 that summarizes: what it stores, and how it ends beside others."""
 
+from collections.abc import Callable
 from itertools import product
+
+import numpy as np
 
 from bench.claims._claim import FAILS, HOLDS, Evidence, Figure, Finding, claim, settled
 from bench.claims._scaled import STUDY, as_good, compared, exact, in_words, of_study
@@ -12,16 +15,23 @@ LEDGER = "flora"
 
 SWEEPS = ("scaled_summaries", "scaled_summaries_flora", "scaled_summaries_whole")
 MATRICES = ((64, 64),) * 12  # queries and values of the tiny T5, two layers that encode and two that decode
-INTERVALS = (20, 100)
+INTERVALS = (5, 20, 100)
 RANK, WHOLE = 8, 64  # of what is compressed, and where nothing is
-MEASURES = {"100 - ROUGE-L": "headline", "validation loss": "score"}
+# What is compared, of which column: costs, so that ROUGE-L, of which more is better, is inverted.
+MEASURES: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
+    "1 / ROUGE-L": ("headline", lambda cost: np.divide(1.0, 100 - cost, out=np.full_like(cost, np.inf), where=cost < 100)),
+    "perplexity": ("score", np.exp),
+}
 FLOAT, SEED = 4, 8  # bytes
 MODEL = "a T5 of two layers with random weights on reviews, its queries and values whole, twelve of 64 x 64; rank 8"
 TRAINED = (
     f"{MODEL}; 50 updates, each by four batches' gradients, the same for all; Adafactor as in PyTorch, without momentum; {STUDY}"
 )
 
-REVISED = "all see the same batches, four to an update, and there are five tuning seeds: with two, chance picked the rate"
+REVISED = (
+    "all see the same batches, four to an update, and there are five tuning seeds: with two, chance picked the rate; at first the "
+    "loss and 100 - ROUGE-L were compared, of which 5 % hide a perplexity of 1.3 times and half of ROUGE-L"
+)
 
 
 def flora_of(evidence: Evidence, kept_for: int) -> StoredCell:
@@ -113,7 +123,7 @@ def galore_stores_what_its_formula_says(evidence: Evidence) -> Finding:
     "summaries",
     "With gradients added up and momentum kept in compressed form Flora summarizes as well as with both whole, and as Adafactor.",
     source=f"{PAPER}, T5 on XSum; {DOSSIER} (section 2)",
-    matched=f"κ = 20 and 100; as well: at most 5 % above, by the test's 100 - ROUGE-L and by the validation loss; {TRAINED}",
+    matched=f"κ = 5, 20 and 100; as well: ROUGE-L of the test and perplexity of the validation at most 5 % worse; {TRAINED}",
     experiments=SWEEPS,
     revised=REVISED,
 )
@@ -121,7 +131,7 @@ def summarizes_as_well(evidence: Evidence) -> Finding:
     rivals = {"whole": whole_of(evidence), "Adafactor": of_study(evidence, optimizer="adafactor")}
     verdicts, figures = {}, []
     for (rival, cell), interval, (said, measure) in product(rivals.items(), INTERVALS, MEASURES.items()):
-        found, figure = compared(f"{said}, Flora / {rival}, κ = {interval}", (flora_of(evidence, interval), cell), measure)
+        found, figure = compared(f"{said}, Flora / {rival}, κ = {interval}", (flora_of(evidence, interval), cell), *measure)
         verdicts[f"beside {rival} by {said} at κ = {interval}"] = as_good(found)
         figures.append(figure)
     return Finding(settled(verdicts, "as good"), f"Flora is {in_words(verdicts)}", tuple(figures))
@@ -131,15 +141,20 @@ def summarizes_as_well(evidence: Evidence) -> Finding:
     "summaries/interval",
     "A momentum whose projection is drawn again now and then ends better than one that keeps its first.",
     source=f"{PAPER}, effect of the resampling interval; {DOSSIER} (section 2, RQ3)",
-    matched=f"κ = 20 against 100, counted in updates, of which there are 50; the sum has a new projection for each; {TRAINED}",
+    matched=(
+        "κ = 5 and 20 against 100, counted in updates, of which there are 50; a momentum of 0.9 that is carried over stays bounded "
+        f"from κ = 11 on here (see flora.C6/threshold); the sum has a new projection for each; {TRAINED}"
+    ),
     experiments="scaled_summaries_flora",
     revised=REVISED,
 )
 def drawing_again_helps(evidence: Evidence) -> Finding:
     verdicts, figures = {}, []
-    for said, measure in MEASURES.items():
-        found, figure = compared(f"{said}, κ = 20 / κ = 100", (flora_of(evidence, each) for each in INTERVALS), measure)
-        verdicts[f"by {said}"] = found.verdict
+    *often, never = INTERVALS
+    for interval, (said, measure) in product(often, MEASURES.items()):
+        cells = (flora_of(evidence, each) for each in (interval, never))
+        found, figure = compared(f"{said}, κ = {interval} / κ = {never}", cells, *measure)
+        verdicts[f"by {said} at κ = {interval}"] = found.verdict
         figures.append(figure)
     return Finding(settled(verdicts), f"Drawn again, it is {in_words(verdicts)}", tuple(figures))
 
@@ -148,15 +163,14 @@ def drawing_again_helps(evidence: Evidence) -> Finding:
     "summaries/galore",
     "Flora summarizes better than GaLore of its rank.",
     source="asked by the suite",
-    matched=f"κ = 20 and 100; GaLore's basis is found once, its interval being as long as the run; {TRAINED}",
+    matched=f"κ = 5, 20 and 100; GaLore's basis is found once, its interval being longer than the run; {TRAINED}",
     experiments=SWEEPS,
     revised=REVISED,
 )
 def summarizes_better_than_galore(evidence: Evidence) -> Finding:
     galore, verdicts, figures = of_study(evidence, optimizer="galore"), {}, []
-    for interval in INTERVALS:
-        for said, measure in MEASURES.items():
-            found, figure = compared(f"{said}, Flora / GaLore, κ = {interval}", (flora_of(evidence, interval), galore), measure)
-            verdicts[f"by {said} at κ = {interval}"] = found.verdict
-            figures.append(figure)
+    for interval, (said, measure) in product(INTERVALS, MEASURES.items()):
+        found, figure = compared(f"{said}, Flora / GaLore, κ = {interval}", (flora_of(evidence, interval), galore), *measure)
+        verdicts[f"by {said} at κ = {interval}"] = found.verdict
+        figures.append(figure)
     return Finding(settled(verdicts), f"Beside GaLore Flora is {in_words(verdicts)}", tuple(figures))

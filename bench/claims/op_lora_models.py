@@ -7,7 +7,7 @@ import numpy as np
 from bench.claims._claim import CONDITION, FAILS, HOLDS, INCONCLUSIVE, Evidence, Figure, Finding, claim, kept, settled, told
 from bench.claims._op_lora import PAPER, sign_of, whole_grid
 from bench.claims._scaled import SETTINGS, STUDY, as_good, compared, exact, of_study
-from bench.stats import interval, window_decades, within
+from bench.stats import in_window, interval, window_decades
 from bench.stored import StoredCell
 
 LEDGER = "op_lora"
@@ -84,24 +84,24 @@ def window(cell: StoredCell) -> Window:
     chosen = cell.summary["chosen_lr"]
     if chosen is None:
         return Window(np.zeros(len(left)), False)
-    decades = [window_decades(dict(zip(rates, row, strict=True)), chosen) for row in left]
-    place = int(np.flatnonzero(rates == chosen)[0])
-    inside = [row[[0, -1]] <= within(row[place]) for row in left if np.isfinite(row[place])]
-    return Window(np.array(decades), bool(np.any(inside)))
+    by_seed = [dict(zip(rates.tolist(), row, strict=True)) for row in left]
+    ends = {rates[0], rates[-1]}
+    is_open = any(ends & set(in_window(row, chosen)) for row in by_seed)
+    return Window(np.array([window_decades(row, chosen) for row in by_seed]), is_open)
 
 
 @claim(
     "windows",
-    "In real models OP-LoRA trains well at a wider range of learning rates than LoRA.",
+    "In real models OP-LoRA trains well at a wider range of learning rates than LoRA, taken over several.",
     source=f"{PAPER}, section 3.3 and figure 2 a, of a net of two layers; asked here of four models",
     matched=(
         "rates that leave at most ten times what the best one leaves of the validation loss, and half of what it gains; MiniLM, a "
-        f"ViT, a U-Net and SmolLM2, Adam (LoRA's eps on texts: 1e-6), equal ranks; the tuning seeds of {STUDY}"
+        "ViT, a U-Net and SmolLM2, Adam (LoRA's eps on texts: 1e-6), equal ranks; settled by the mean over all settings, which are "
+        f"drawn again with their seeds; the tuning seeds, too few to settle one setting, of {STUDY}"
     ),
     experiments=("scaled_text_arms", "scaled_text_methods", "scaled_digits", ICONS, "scaled_language"),
 )
 def wider_windows(evidence: Evidence) -> Finding:
-    verdicts: dict[str, str] = {}
     figures, differences = [], []
     opened: dict[str, list[str]] = {"OP-LoRA's": [], "LoRA's": []}
     for where, settings in WINDOWS.items():
@@ -110,7 +110,6 @@ def wider_windows(evidence: Evidence) -> Finding:
         name, keys = f"decades, OP-LoRA less LoRA, {where}", tuple(cell.key for cell in cells)
         difference = kept(evidence, name, op.decades - lora.decades, sorted(cells[0].config["seeds"]["tune"]))
         figures.append(Figure(name, interval([difference]), len(difference), keys, name))
-        verdicts[where] = of_windows(sign_of(figures[-1].value, HALF_A_STEP), op.is_open, lora.is_open)
         differences.append(difference)
         for whose, each in zip(opened, (op, lora), strict=True):
             opened[whose] += [where] if each.is_open else []
@@ -120,8 +119,9 @@ def wider_windows(evidence: Evidence) -> Finding:
         Figure("decades, OP-LoRA less LoRA, mean over settings", over_all, min(map(len, differences)), keys, "remaining")
     )
     ends = "; ".join(f"{whose} on {', '.join(places)}" for whose, places in opened.items() if places)
-    said = f"{told(verdicts)} Windows that the rates tried end before: {ends or 'none'}."
-    return Finding(settled(verdicts), said, tuple(figures))
+    said = f"Windows that the rates tried end before: {ends or 'none'}."
+    found = of_windows(sign_of(over_all, HALF_A_STEP), *(bool(places) for places in opened.values()))
+    return Finding({"better": HOLDS, "inconclusive": INCONCLUSIVE}.get(found, FAILS), said, tuple(figures))
 
 
 def of_windows(measured: str, op_is_open: bool, lora_is_open: bool) -> str:

@@ -5,6 +5,7 @@ python -m bench.perf.tasks [--device cuda] [--quick]
 
 import argparse
 import statistics
+from collections.abc import Mapping
 
 from bench.engine import Settings
 from bench.fine_tuning import Lane
@@ -26,7 +27,7 @@ METHODS: dict[str, tuple[Parameterization, Optimizer]] = {
     "op_lora + adam": (OPLoRA(rank=8), Adam()),
     "deep_lora + adam": (DeepLoRA(rank=8), Adam()),
     "adalora + adam": (AdaLoRA(rank=8), Adam()),
-    "svd + geolora": (SVD(rank=8), GeoLoRA()),
+    "svd + geolora": (SVD(rank=16, start=8), GeoLoRA(core_rule="adam")),
     "flora + adam": (FloraAdapter(rank=8), Adam()),
     "full + adam": (Full(), Adam()),
     "full + adafactor": (Full(), Adafactor()),
@@ -58,12 +59,7 @@ def table(name: str, problem: FineTuning, settings: Settings, rounds: int) -> No
     for each, lane in lanes.items():
         lane.advance()
         peaks[each] = lane.peak()
-    times: dict[str, list[float]] = {each: [] for each in lanes}
-    for _ in range(rounds):
-        for each, lane in lanes.items():
-            started = now(settings.device)
-            lane.advance()
-            times[each].append(now(settings.device) - started)
+    times = in_turn(lanes, rounds, settings.device)
     first = next(iter(times.values()))
     for each, found in times.items():
         if each.endswith("geolora"):
@@ -76,6 +72,17 @@ def table(name: str, problem: FineTuning, settings: Settings, rounds: int) -> No
             f"{name:<22}{each:<18}{typical * 1e3:>10.1f}{ratio:>7.2f}{cost['parameters']:>10}{sizes}{peaks[each] / 1e6:>9.1f}",
             flush=True,
         )
+
+
+def in_turn(lanes: Mapping[str, Lane], rounds: int, device: str) -> dict[str, list[float]]:
+    """Seconds of each lane's step, round by round."""
+    times: dict[str, list[float]] = {each: [] for each in lanes}
+    for _ in range(rounds):
+        for each, lane in lanes.items():
+            started = now(device)
+            lane.advance()
+            times[each].append(now(device) - started)
+    return times
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from bench.report.costs import FAST, CostTable
-from bench.stats import within
+from bench.stats import in_window
 from bench.stored import StoredCell
+from bench.study import remaining_by_rate
 
 LITTLE_CARE, SOME_CARE = 2.0, 1.0  # decades of window from which on a rate needs little, or some care
 
@@ -20,7 +21,7 @@ class Window:
     Args:
         chosen: the rate that tuning chose; None where every rate diverged.
         low, high: the lowest and the highest rate inside.
-        decades: log10 of high over low, the `window_decades` of the cell's summary.
+        decades: log10 of high over low.
         ratio: of neighbouring rates about the chosen one; 1 where one rate was tried.
         edge: whether the chosen rate is the first or the last one tried, so that a better one may lie beyond.
         open_low, open_high: whether the window ends where the grid does, so that it may reach further.
@@ -43,14 +44,13 @@ class Window:
         chosen, rates = summary["chosen_lr"], sorted(remaining)
         if chosen is None:
             return cls(None)
-        bound = within(remaining[chosen])
-        inside = [rate for rate in rates if remaining[rate] <= bound]
+        inside = in_window(remaining, chosen) or [chosen]
         near = rates[max(0, rates.index(chosen) - 1) : rates.index(chosen) + 2]
         return cls(
             chosen,
             low=inside[0],
             high=inside[-1],
-            decades=summary["window_decades"],
+            decades=float(np.log10(inside[-1] / inside[0])),
             ratio=max((b / a for a, b in pairwise(near)), default=1.0),
             edge=len(rates) > 1 and not summary["bracketed"],
             open_low=inside[0] == rates[0],
@@ -89,12 +89,6 @@ class Window:
 def factor(ratio: float) -> str:
     """A ratio as one says it: 3.16, 31.6, 10,000."""
     return f"{ratio:.3g}" if ratio < 1000 else f"{round(float(f'{ratio:.3g}')):,}"
-
-
-def remaining_by_rate(cell: StoredCell) -> dict[float, float]:
-    """The median share of the excess loss that each rate leaves on the tuning seeds."""
-    lanes = cell.tuned
-    return {float(rate): float(left) for rate, left in lanes["remaining"].groupby(lanes["lr"]).median().items()}
 
 
 def window_record(cell: StoredCell) -> dict[str, Any]:

@@ -8,9 +8,9 @@ import numpy as np
 from bench.plots.axes import ROOM, SMALLEST, fit_view
 from bench.plots.sensitivity import scores
 from bench.plots.spectra import FEWEST, spectrum
-from bench.report.answers import remaining_by_rate
-from bench.stats import quantiles, within
+from bench.stats import in_window, quantiles
 from bench.stored import StoredCell
+from bench.study import remaining_by_rate
 
 KEYS = ("role", "lane", "lr", "seed", "step")
 WORDS = {
@@ -144,11 +144,11 @@ def sensitivity_of(cell: StoredCell) -> dict[str, Any]:
     low, middle, high = quantiles(values, 0, 0.5, 1)
     remaining = remaining_by_rate(cell)
     chosen = cell.summary["chosen_lr"]
-    bound = within(remaining[chosen]) if chosen is not None else -np.inf
+    inside = in_window(remaining, chosen) if chosen is not None else []
     return {
         **curve(rates, low, middle, high),
         "diverged": np.isinf(values).mean(0).tolist(),
-        "inside": [remaining[rate] <= bound for rate in rates.tolist()],
+        "inside": [rate in inside for rate in rates.tolist()],
         "seeds": len(values),
     }
 

@@ -4,7 +4,7 @@ from bench.stats.intervals import Interval, interquartile_mean, interval, median
 from bench.stats.paired import EQUAL, Comparison, compare, log_ratios
 from bench.stats.profiles import performance_profile, probability_of_improvement, superiority
 from bench.stats.quantiles import quantiles
-from bench.stats.rates import SOLVED, best_of, expected_best, window_decades, within
+from bench.stats.rates import SOLVED, best_of, expected_best, in_window, window_decades, within
 
 __all__ = [
     "EQUAL",
@@ -14,6 +14,7 @@ __all__ = [
     "best_of",
     "compare",
     "expected_best",
+    "in_window",
     "interquartile_mean",
     "interval",
     "log_ratios",

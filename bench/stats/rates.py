@@ -14,17 +14,22 @@ def within(best: float) -> float:
     return max(best, min(10 * best, (1 + best) / 2))
 
 
-def window_decades(remaining: Mapping[float, float], chosen: float) -> float:
-    """log10 of the highest over the lowest rate that leaves at most `within` of the excess loss; 0 where the chosen one diverged.
+def in_window(remaining: Mapping[float, float], chosen: float) -> list[float]:
+    """The rates that leave at most `within` of the excess loss, from low to high; none where the chosen one gains nothing.
 
     Args:
         remaining: by rate, the share of the excess loss that is left: infinite where training diverged.
     """
-    if not np.isfinite(remaining[chosen]):
-        return 0.0
+    if not remaining[chosen] < 1:
+        return []
     most = within(max(remaining[chosen], SOLVED))
-    inside = [rate for rate, left in remaining.items() if left <= most]
-    return float(np.log10(max(inside) / min(inside)))
+    return sorted(rate for rate, left in remaining.items() if left <= most)
+
+
+def window_decades(remaining: Mapping[float, float], chosen: float) -> float:
+    """log10 of the highest over the lowest rate of `in_window`, 0 where there are none."""
+    inside = in_window(remaining, chosen)
+    return float(np.log10(inside[-1] / inside[0])) if inside else 0.0
 
 
 def _chances(values: Sequence[float] | np.ndarray, trials: int) -> tuple[np.ndarray, np.ndarray]:

@@ -179,6 +179,7 @@ def test_the_window_is_the_decades_of_rates_that_leave_ten_times_the_best_at_mos
     left = {1e-3: 0.9, 1e-2: 0.009, 1e-1: 0.001, 1.0: 0.0101, 10.0: INF}
     assert window_decades(left, 1e-1) == pytest.approx(1)
     assert window_decades({1.0: INF, 2.0: INF}, 1.0) == 0
+    assert window_decades({1.0: 1.0, 2.0: 1.0}, 1.0) == 0, "rates that gain nothing are no window, however many"
     assert window_decades({0.1: 1e-16, 1.0: 1e-32, 10.0: 1e-3}, 1.0) == pytest.approx(1), "what float32 cannot tell apart is equal"
     assert within(0.001) == 0.01
     assert within(0.9) == pytest.approx(0.95)
