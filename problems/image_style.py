@@ -177,7 +177,8 @@ class StyleTask(Task):
         """Of one noise, by the model before and after; and pictures held out."""
         count = min(SHOWN, len(self.images["test"]))
         before = self.model().to(next(model.parameters())).eval()
-        sets = {"pretrained": self.samples(before, count), "adapted": self.samples(model, count)}
+        start = "pretrained" if self.problem.weights == "pretrained" else "random weights"
+        sets = {start: self.samples(before, count), "adapted": self.samples(model, count)}
         return {"held out": self.images["test"][:count], **sets}
 
     def features(self, images: Tensor) -> Tensor:

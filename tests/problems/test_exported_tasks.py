@@ -209,6 +209,8 @@ def test_a_pipeline_draws_in_the_lanes_precision_and_keeps_its_own(task):
 def test_a_pipeline_of_random_weights_is_another_one(pipeline, pictures, task):
     other = ImageStyle(model=str(pipeline), data=str(pictures), weights="random", **SMALL).draw(0)
     assert seen(other, other.model())["measures"] != pytest.approx(seen(task, task.model())["measures"], rel=1e-3)
+    assert list(other.pictures(other.model())) == ["held out", "random weights", "adapted"]
+    assert list(task.pictures(task.model())) == ["held out", "pretrained", "adapted"]
 
 
 def test_a_folder_of_pictures_is_known_by_what_is_in_it(pipeline, tmp_path):
