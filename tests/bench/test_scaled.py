@@ -61,7 +61,8 @@ def test_the_study_has_what_the_papers_compare():
         for cell in cells(command):
             rates = cell.lr
             language = isinstance(cell.problem, (FewShotText, CausalLM))
-            assert (rates.count, len(cell.report)) == (5, 5 if language else 10)
+            shown = isinstance(cell.problem, FewShotText) and cell.problem.examples == 256  # pretrained beside random
+            assert (rates.count, len(cell.report)) == (5, 5 if language and not shown else 10)
             assert len(cell.tune) == (5 if isinstance(cell.problem, (ImageClassification, Summarization)) else 2)
             if isinstance(cell.problem, FewShotText):
                 counts.add(cell.problem.examples)
@@ -70,7 +71,7 @@ def test_the_study_has_what_the_papers_compare():
     assert counts == {16, 64, 256}
     assert starts == {(16, "pretrained"), (64, "pretrained"), (256, "pretrained"), (256, "random")}
     assert {("LoRA", 8), ("WideStartLoRA", 8), ("Narrow", 8), ("Narrow", 384), ("Compressed", 8)} <= methods
-    assert {("OPLoRA", 8), ("Flora", 8), ("SVD", 8)} <= methods
+    assert {("OPLoRA", 8), ("Flora", 8), ("SVD", 16)} <= methods  # GeoLoRA has room to grow to twice the rank
 
 
 def test_what_is_given_on_the_command_line_comes_last():
