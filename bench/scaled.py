@@ -47,7 +47,7 @@ SIZES: dict[str, list[tuple[str, list[str]]]] = {
             "image_classification": ("digits", "digits_geolora", "pretraining_digits"),
             "image_style": ("icons", "pretraining_icons"),
             "causal_lm": ("language", "pretraining_language"),
-            "summarization": ("summaries", "summaries_flora", "summaries_whole"),
+            "summarization": ("summaries", "summaries_flora", "summaries_whole", "pretraining_summaries"),
         }.items()
         for name in names
     ],

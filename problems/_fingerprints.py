@@ -14,6 +14,14 @@ def of_folder(folder: Path) -> str:
     return of_files(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files), folder) if files else ""
 
 
+def of_contents(*files: Path) -> str:
+    """A digest of what files hold, whatever their names."""
+    found = hashlib.sha256()
+    for file in files:
+        found.update(file.read_bytes())
+    return found.hexdigest()
+
+
 def hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 

@@ -179,6 +179,13 @@ def reviews(part: str, problem: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
     return kept[part]
 
 
+@cache
+def tidy_reviews(part: str, problem: str) -> tuple[str, ...]:
+    """Those reviews on one line, each once."""
+    texts = (" ".join(text.replace("<br />", " ").split()) for text in reviews(part, problem)[0])
+    return tuple({beginning(text): text for text in texts}.values())
+
+
 def beginning(text: str) -> tuple[str, ...]:
     """What tells reviews apart: some were posted again with a word changed further on."""
     return tuple(words(text.replace("<br />", " "))[:BEGINNING])

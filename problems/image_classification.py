@@ -14,7 +14,7 @@ from linalg.checks import check, check_choice, check_integer, check_number
 from linalg.random import generator
 from problems._classification import Classification
 from problems._digits import CLASSES, digits, rotated
-from problems._fingerprints import of_hub
+from problems._fingerprints import of_contents, of_hub
 from problems._hub import hub_part, split_name
 from problems._language import check_reach, fingerprint_of, fresh, unreadable
 from problems._pretrained.digits import NET, WEIGHTS, as_seen, pretrained, split, untrained
@@ -112,7 +112,7 @@ class ImageClassification(FineTuning):
 
     def fingerprint(self):
         data = digest([*digits(), *split()]) if self.data == ROTATED_DIGITS else of_hub(split_name(self.data)[0], "dataset")
-        own = digest([torch.frombuffer(bytearray(WEIGHTS.read_bytes()), dtype=torch.uint8)]) if self.model == DIGITS_VIT else ""
+        own = of_contents(WEIGHTS) if self.model == DIGITS_VIT else ""
         return f"{data} {own or fingerprint_of(self.model)}"
 
 

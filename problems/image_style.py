@@ -13,7 +13,7 @@ from linalg.checks import check, check_integer
 from linalg.random import generator
 from problems import _mmd
 from problems._diffusion import ATTENTION, ROWS, GlyphNet, Pipeline, pictures
-from problems._fingerprints import of_folder
+from problems._fingerprints import of_contents, of_folder
 from problems._glyphs import STYLES, parts
 from problems._language import fingerprint_of, on
 from problems._packages import package_version
@@ -90,7 +90,7 @@ class ImageStyle(FineTuning):
         return StyleTask(self, seed, net, found, captions)
 
     def fingerprint(self):
-        weights = digest([torch.frombuffer(bytearray(WEIGHTS.read_bytes()), dtype=torch.uint8)]) if self.model == GLYPHS else ""
+        weights = of_contents(WEIGHTS) if self.model == GLYPHS else ""
         data = package_version("qtawesome") if self.data in STYLES else of_folder(Path(self.data))
         return f"{weights or fingerprint_of(self.model)} {data} {_mmd.fingerprint()}"
 

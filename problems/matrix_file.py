@@ -1,6 +1,5 @@
 """Approximate a matrix of one's own, read from a file."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -12,6 +11,7 @@ import torch
 
 from linalg import InputError
 from linalg.checks import check
+from problems._fingerprints import of_contents
 from problems._least_squares import approximation
 from problems._problem import Problem
 
@@ -59,6 +59,6 @@ class MatrixFile(Problem):
 
     def fingerprint(self):
         try:
-            return hashlib.sha256(Path(self.path).read_bytes()).hexdigest()
+            return of_contents(Path(self.path))
         except OSError as error:
             raise InputError(f"problem.path={str(self.path)!r}: cannot be read ({error.strerror})") from error

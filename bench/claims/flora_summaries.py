@@ -23,14 +23,18 @@ MEASURES: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
     "perplexity": ("score", np.exp),
 }
 FLOAT, SEED = 4, 8  # bytes
-MODEL = "a T5 of two layers with random weights on reviews, its queries and values whole, twelve of 64 x 64; rank 8"
+MODEL = (
+    "a T5 of two layers that was pretrained on reviews to write down what it reads, its queries and values whole, twelve of "
+    "64 x 64; rank 8"
+)
 TRAINED = (
     f"{MODEL}; 50 updates, each by four batches' gradients, the same for all; Adafactor as in PyTorch, without momentum; {STUDY}"
 )
 
 REVISED = (
     "all see the same batches, four to an update, and there are five tuning seeds: with two, chance picked the rate; at first the "
-    "loss and 100 - ROUGE-L were compared, of which 5 % hide a perplexity of 1.3 times and half of ROUGE-L"
+    "loss and 100 - ROUGE-L were compared, of which 5 % hide a perplexity of 1.3 times and half of ROUGE-L, and the T5's weights "
+    "were random"
 )
 
 

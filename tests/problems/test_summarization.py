@@ -13,6 +13,7 @@ from bench.stacked import Stack
 from linalg import InputError
 from optimizers import Adam, Flora, GaLore
 from parameterizations import Full, LoRA
+from problems._pretrained import reviews
 from problems._rouge import rouge
 from problems.summarization import Summarization, first_sentence
 
@@ -163,7 +164,7 @@ def test_batches_count_over_micro_batches():
     ("method", "rule", "lr"),
     [
         (LoRA(rank=4), Adam(), 0.01),
-        (Full(), Flora(rank=4, accumulation=4), 0.1),
+        (Full(), Flora(rank=4, accumulation=4), 0.03),
         (Full(), GaLore(rank=4), 0.03),
     ],
     ids=["lora", "flora", "galore"],
@@ -173,8 +174,9 @@ def test_training_lowers_the_validation_loss(method, rule, lr):
     curve = result.curves.dropna(subset=["validation_loss"]).sort_values("step")
     assert result.lanes["status"].item() == "ok"
     for name in ("loss", "validation_loss"):
-        assert curve[name].iloc[-1] < curve[name].iloc[0] - 0.3
-    assert result.lanes["headline"].item() == pytest.approx(100 - curve["rouge_l"].iloc[-1])
+        assert curve[name].iloc[-1] < 0.9 * curve[name].iloc[0]
+    lowest = curve.loc[curve["validation_loss"].idxmin()]
+    assert result.lanes["headline"].item() == pytest.approx(100 - lowest["rouge_l"])
 
 
 def test_a_summary_that_is_always_the_same_is_learned_and_written(monkeypatch):
@@ -237,10 +239,55 @@ def test_a_text_longer_than_a_models_positions_is_refused(tmp_path):
         small(model=folder, source_length=49).draw(0).model()
 
 
-def test_the_tiny_model_is_the_same_for_every_seed_and_never_pretrained():
-    models = [small(weights=weights).draw(seed).model() for seed, weights in ((0, "pretrained"), (1, "random"))]
+@pytest.mark.parametrize("weights", ["pretrained", "random"])
+def test_the_tiny_model_is_the_same_for_every_seed(weights):
+    models = [small(weights=weights).draw(seed).model() for seed in (0, 1)]
     for first, second in zip(*(model.state_dict().values() for model in models), strict=True):
         assert torch.equal(first, second)
+
+
+def test_the_tiny_model_writes_what_it_reads_and_a_random_one_does_not():
+    scores = {}
+    for weights in ("pretrained", "random"):
+        task = small(weights=weights, test=24).draw(0)
+        read = task.tokenizer.batch_decode(task.parts["test"]["input_ids"][:, :12], skip_special_tokens=True)
+        with torch.no_grad():
+            scores[weights] = rouge(task.summaries(task.model()), read)["rouge_l"]
+    assert scores["pretrained"] > 60
+    assert scores["random"] < 20
+
+
+def test_the_tiny_model_has_a_row_for_every_token():
+    task = small().draw(0)
+    model = task.model()
+    assert len(task.tokenizer) == reviews.VOCABULARY == model.get_input_embeddings().num_embeddings
+    assert [task.tokenizer.convert_tokens_to_ids(sign) for sign in (reviews.PAD, reviews.END, reviews.OTHER)] == [0, 1, 2]
+    assert model.lm_head.weight is model.get_input_embeddings().weight, "written once, and shared again"
+
+
+def test_the_words_are_the_most_frequent_of_what_trains():
+    assert reviews.frequent() == reviews.WORDS.read_text(encoding="utf-8").split()
+
+
+def test_gaps_hide_spans_behind_a_sign_each():
+    tokens = torch.arange(10, 40_010)
+    read = reviews.with_gaps(tokens, torch.Generator().manual_seed(0))
+    kept = read[read != 2]
+    assert (kept.diff() > 0).all()
+    gaps = int((read == 2).sum())
+    assert gaps == int((kept.diff() > 1).sum()) + int(kept[0] > 10) + int(kept[-1] < 40_009)
+    share = 1 - len(kept) / len(tokens)
+    assert share == pytest.approx(1 - (1 - reviews.HIDDEN / reviews.SPAN) ** reviews.SPAN, abs=0.01)
+
+
+@pytest.mark.parametrize(("length", "written"), [(5, 6), (31, 32), (32, 32), (90, 32)])
+def test_the_beginning_of_what_is_read_is_to_be_written(length, written, monkeypatch):
+    monkeypatch.setattr(reviews, "HIDDEN", 0.0)
+    read, target = reviews.example(torch.arange(10, 10 + length), torch.Generator().manual_seed(0))
+    assert len(read) == min(length, reviews.READ) + 1
+    assert read[-1] == 1
+    assert len(target) == written
+    assert torch.equal(read[: len(target)], target)
 
 
 # Refusals

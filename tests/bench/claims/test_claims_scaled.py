@@ -477,7 +477,7 @@ def test_pretrained_weights_are_compared_with_random_ones(random, expected):
 def test_an_adapted_model_is_compared_with_itself_before_any_step(start, expected):
     found = settle(pretraining.adapting_helps, *models(start=start))
     assert found.verdict == expected
-    assert len(found.figures) == 4
+    assert len(found.figures) == 5
 
 
 def test_a_start_that_was_not_tested_is_named():
