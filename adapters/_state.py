@@ -87,13 +87,13 @@ def write_state(folder: Path, pairs: Sequence[Pair], optimizer: torch.optim.Opti
             for name, value in kept.items():
                 if isinstance(value, Tensor):
                     tensors[f"optimizer/{i}/{name}"] = value
-                elif value is None or isinstance(value, (int, float, bool, str)):
-                    numbers.setdefault(str(i), {})[name] = value
                 else:
-                    raise InputError(
-                        f"optimizer: keeps a {type(value).__name__} as {name}, which neither safetensors nor JSON hold"
-                    )
-        facts["optimizer"] = {"groups": plain(saved["param_groups"]), "numbers": numbers}
+                    numbers.setdefault(str(i), {})[name] = packed(value, f"nested/{i}/{name}", name, tensors)
+        groups = [
+            {name: packed(value, f"groups/{i}/{name}", name, tensors) for name, value in group.items()}
+            for i, group in enumerate(saved["param_groups"])
+        ]
+        facts["optimizer"] = {"groups": groups, "numbers": numbers}
     file = folder / WEIGHTS
     flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     replace_file(file, lambda partial: save_file(flat, partial))
@@ -139,12 +139,19 @@ def read_state(folder: Path, pairs: Sequence[Pair], optimizer: torch.optim.Optim
         own = {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
         unpack(pair, own, f"{folder / WEIGHTS}: {pair.site.name}")
     if optimizer is not None:
-        numbers = {int(i): dict(values) for i, values in facts["optimizer"]["numbers"].items()}
+        numbers = {
+            int(i): {name: unpacked(value, tensors) for name, value in values.items()}
+            for i, values in facts["optimizer"]["numbers"].items()
+        }
         for key, tensor in tensors.items():
             if key.startswith("optimizer/"):
                 _, i, name = key.split("/", 2)
                 numbers.setdefault(int(i), {})[name] = tensor
-        optimizer.load_state_dict({"state": numbers, "param_groups": facts["optimizer"]["groups"]})
+        groups = [
+            {name: placed(unpacked(value, tensors), own, name) for name, value in group.items()}
+            for group, own in zip(facts["optimizer"]["groups"], optimizer.param_groups, strict=True)
+        ]
+        optimizer.load_state_dict({"state": numbers, "param_groups": groups})
 
 
 def apart(pairs: Sequence[Pair]) -> list[Pair]:
@@ -159,10 +166,46 @@ def replace_file(path: Path, write: Any) -> None:
     partial.replace(path)
 
 
-def plain(value: Any) -> Any:
-    """Param groups as JSON has them."""
-    if isinstance(value, Mapping):
-        return {key: plain(each) for key, each in value.items()}
+def packed(value: Any, place: str, name: str, tensors: dict[str, Tensor]) -> Any:
+    """A value that an optimizer keeps as JSON has it; the tensors in it go into a file of their own, each under its place.
+
+    Raises:
+        InputError: where it is neither tensor nor number, text, list, tuple or mapping of such.
+    """
+    if isinstance(value, Tensor):
+        tensors[place] = value
+        return {"tensor": place}
     if isinstance(value, (list, tuple)):
-        return [plain(each) for each in value]
-    return value.item() if isinstance(value, Tensor) else value
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return {kind: [packed(each, f"{place}/{i}", name, tensors) for i, each in enumerate(value)]}
+    if isinstance(value, Mapping):
+        return {
+            "mapping": [
+                [packed(key, f"{place}/{i}/key", name, tensors), packed(each, f"{place}/{i}", name, tensors)]
+                for i, (key, each) in enumerate(value.items())
+            ]
+        }
+    if value is None or isinstance(value, (int, float, bool, str)):
+        return value
+    raise InputError(f"optimizer: keeps a {type(value).__name__} as {name}, which neither safetensors nor JSON hold")
+
+
+def unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The way back."""
+    if not isinstance(value, Mapping):
+        return value
+    ((kind, held),) = value.items()
+    if kind == "tensor":
+        return tensors[held]
+    if kind == "mapping":
+        return {unpacked(key, tensors): unpacked(each, tensors) for key, each in held}
+    found = (unpacked(each, tensors) for each in held)
+    return tuple(found) if kind == "tuple" else list(found)
+
+
+def placed(value: Any, group: Mapping[str, Any], name: str) -> Any:
+    """A param group's tensor on the device of the one that it replaces, or of what is trained; the state's torch moves itself."""
+    if not isinstance(value, Tensor):
+        return value
+    present = group.get(name)
+    return value.to(present.device if isinstance(present, Tensor) else group["params"][0].device)

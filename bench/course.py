@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -124,11 +125,12 @@ class Course:
                 return [history.status for history in self.histories]
             now = time.perf_counter()
             if timeout is not None and now - begun > timeout:
+                self.kept(keep)  # for a run that is given more time
                 for lane in self.going:
                     self.histories[lane].status = "timeout"
                 return [history.status for history in self.histories]
-            if keep is not None and now - kept > KEEP_EVERY:
-                self.keep(keep)
+            if now - kept > KEEP_EVERY:
+                keep = self.kept(keep)
                 kept = time.perf_counter()
             started = time.perf_counter()
             losses = self.advance()
@@ -170,6 +172,16 @@ class Course:
             "seconds": {name: value / len(self.tasks) for name, value in self.seconds.items()},
         }
 
+    def kept(self, folder: Path | None) -> Path | None:
+        """Keep where the run stands, if there is a folder; None where its optimizer's state is nothing that files hold."""
+        try:
+            if folder is not None:
+                self.keep(folder)
+            return folder
+        except InputError as error:
+            warnings.warn(f"{error}: what is killed begins anew", stacklevel=2)
+            return None
+
     def keep(self, folder: Path) -> None:
         """Write where the run stands, the last file last: a kill leaves the earlier state whole."""
         fresh = folder / f"step-{self.step}"
@@ -192,6 +204,8 @@ class Course:
                 self.read(found, load_file(found / TENSORS))
                 self.histories = [History(**each) for each in facts["lanes"]]
                 return True
+            except (torch.OutOfMemoryError, PermissionError):  # of the machine, not of what lies there
+                raise
             except UNREADABLE:
                 shutil.rmtree(found, ignore_errors=True)
                 self.restart()  # part of it may have been taken

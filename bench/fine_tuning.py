@@ -52,7 +52,11 @@ class Lane(Course):
         self.rule: torch.optim.Optimizer
         if isinstance(self.optimizer, Torch):
             cls: Any = optimizer_class(self.optimizer.target)
-            self.rule = cls(self.trained, lr=self.lr, **self.optimizer.options)
+            try:
+                self.rule = cls(self.trained, lr=self.lr, **self.optimizer.options)
+            except Exception as error:  # whatever a class from elsewhere raises
+                said = " ".join(str(error).split())
+                raise InputError(f"optimizer._target_={self.optimizer.target!r}: cannot take what trains here ({said})") from error
         else:
             self.rule = torch_optimizer(self.optimizer, self.model, self.lr, seed=self.seed)
 

@@ -86,4 +86,6 @@ def check_figures(figures: Sequence[str]) -> None:
 
 def describe(error: OSError) -> str:
     """An operating system's error in one line."""
+    if error.errno is None:  # a library's own
+        return " ".join(str(error).split())
     return f"cannot write {error.filename or 'the results'}: {error.strerror or error}"

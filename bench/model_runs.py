@@ -111,9 +111,9 @@ def run_lanes(
             if lane == planned[0] and not settings.tuning and left[lane]["status"] == "ok":
                 shown = course.evaluate(place, course.tasks[place].pictures)
                 left[lane]["pictures"] = {name: [as_text(each) for each in images] for name, images in shown.items()}
-            if folders is not None:
+            if folders is not None and left[lane]["status"] != "timeout":
                 finish(folders[lane], left[lane])
-        if standing is not None:
+        if standing is not None and all(left[lane]["status"] != "timeout" for lane in group):
             shutil.rmtree(standing, ignore_errors=True)
         del course
         gc.collect()  # models, hooks and adapters refer to each other in circles

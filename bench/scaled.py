@@ -116,11 +116,12 @@ def main(arguments: list[str], sweep: Callable[[list[str]], int]) -> int:
     chosen = [entry for entry in SIZES[options.size] if options.task in (None, entry[0])]
     if not chosen:
         raise InputError(f"task={options.task}: must be one of {', '.join(dict.fromkeys(name for name, _ in SIZES[options.size]))}")
-    commands = [composed(options.size, *entry, options.device, overrides) for entry in chosen]
+    device = next((each.partition("=")[2] for each in reversed(overrides) if each.startswith("device=")), options.device)
+    commands = [composed(options.size, *entry, device, overrides) for entry in chosen]
     if options.list:
         print("\n".join(f"python -m bench {' '.join(command)}" for command in commands))
         return 0
-    as_device(next(each.partition("=")[2] for each in commands[0] if each.startswith("device=")))
+    as_device(device)
     return run(options.size, commands, sweep)
 
 

@@ -1,7 +1,7 @@
 """Lanes of a model that train together over one frozen base: its products are made once for all, adapters have a lane dimension."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -186,7 +186,7 @@ class Stack(Course):
         self.model.train()
         self.lane = None
         batches = [task.batch(self.step) for task, *_ in self.lanes]
-        batch = {name: tensor.to(self.settings.device) for name, tensor in joined(batches).items()}
+        batch = {name: tensor.to(self.settings.device) for name, tensor in joined(batches, self.lanes[0][0].padding).items()}
         self.model.zero_grad()
         losses = self.lanes[0][0].losses(self.model, batch, len(self.lanes))
         losses.sum().backward()
@@ -296,7 +296,7 @@ def mixed(lane: Lane) -> str | None:
             layer.register_forward_pre_hook(lambda _, args, found=seen[name]: found.append(len(args[0])))
             for name, layer in layers.items()
         ]
-        lane.evaluate(0, partial(lane.task.losses, batch=joined([batch] * lanes), lanes=lanes))
+        lane.evaluate(0, partial(lane.task.losses, batch=joined([batch] * lanes, lane.task.padding), lanes=lanes))
         for hook in hooks:
             hook.remove()
         counts.append(seen)
@@ -312,17 +312,23 @@ def dealt(x: Tensor, lanes: int) -> Tensor:
     return x.reshape(lanes, -1, x.shape[-1])
 
 
-def joined(batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """Batches of lanes as one, lane after lane, rows as wide as the widest."""
+def joined(batches: Sequence[Batch], padding: Mapping[str, int]) -> dict[str, Tensor]:
+    """Batches of lanes as one, lane after lane, rows as wide as the widest.
+
+    Args:
+        padding: see `Task`.
+    """
     longest = {name: max(batch[name].shape[1] for batch in batches) for name in batches[0] if batches[0][name].ndim == 2}
-    return {name: torch.cat([widened(batch[name], longest.get(name)) for batch in batches]) for name in batches[0]}
+    return {
+        name: torch.cat([widened(batch[name], longest.get(name), padding.get(name, 0)) for batch in batches]) for name in batches[0]
+    }
 
 
-def widened(tensor: Tensor, width: int | None) -> Tensor:
-    """Rows as wide as those of other lanes: what is added is zero, as a mask has it."""
-    if width is None or tensor.ndim != 2 or tensor.shape[1] == width:
+def widened(tensor: Tensor, width: int | None, value: int) -> Tensor:
+    """Rows as wide as those of other lanes, filled up with a value."""
+    if width is None or tensor.shape[1] == width:
         return tensor
-    return nn.functional.pad(tensor, (0, width - tensor.shape[1]))
+    return nn.functional.pad(tensor, (0, width - tensor.shape[1]), value=value)
 
 
 def copy_of(source: torch.Generator) -> torch.Generator:

@@ -164,7 +164,18 @@ def pictures(folder: Path, side: int, problem: str) -> tuple[Tensor, list[str]]:
         raise unknown(problem, "data", str(folder), "a folder with pictures (.png, .jpg, .jpeg, .webp); it has none")
     found = []
     for file in files:
-        picture = ImageOps.fit(Image.open(file).convert("RGB"), (side, side))
+        try:
+            picture = ImageOps.fit(Image.open(file).convert("RGB"), (side, side))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise unknown(problem, "data", str(folder), f"a folder of pictures; {file.name} is none", error) from error
         found.append(torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).float() / 127.5 - 1)
     beside = [file.with_suffix(".txt") for file in files]
-    return torch.stack(found), [text.read_text().strip() if text.is_file() else "" for text in beside]
+    return torch.stack(found), [caption(text, problem) for text in beside]
+
+
+def caption(file: Path, problem: str) -> str:
+    """What a file beside a picture says of it; nothing where there is none."""
+    try:
+        return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise unknown(problem, "data", str(file.parent), f"a folder whose captions are UTF-8; {file.name} is not", error) from error

@@ -1,7 +1,9 @@
 """Data sets of a hub, where one can be reached."""
 
+from pathlib import Path
 from typing import Any
 
+from problems._fingerprints import of_folder, of_hub
 from problems._task import unknown
 
 
@@ -26,6 +28,13 @@ def hub_part(problem: str, data: str, name: str, configuration: str | None, part
 
 
 def split_name(data: str) -> tuple[str, str | None]:
-    """A data set's id and its configuration: `owner/name`, or `owner/name/configuration`."""
+    """A data set's id and its configuration: `owner/name`, or `owner/name/configuration`; a folder has none."""
+    if Path(data).is_dir():
+        return data, None
     name, _, configuration = data.rpartition("/") if data.count("/") == 2 else (data, "", None)
     return name, configuration
+
+
+def of_data(data: str) -> str:
+    """What decides a data set beside its name: a folder's files, or a hub's revision."""
+    return of_folder(Path(data)) if Path(data).is_dir() else of_hub(split_name(data)[0], "dataset")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from linalg import InputError
 from problems._fingerprints import of_folder, of_hub
-from problems._packages import package_folder, package_version
+from problems._packages import package_folder, package_version, require
 from problems._real_data import data_package
 from problems._rouge import words
 from problems._task import Batch, unknown, without_dropout
@@ -32,6 +32,7 @@ def source_of(model: str, problem: str) -> tuple[Path | str, dict[str, Any]]:
     if model == MINILM:
         return package_folder(PACKAGES[MINILM], problem) / "model", {}
     if model == SMOLLM2:
+        require(("gguf",), problem)
         return package_folder(PACKAGES[SMOLLM2], problem), {"gguf_file": GGUF}
     check_reach(problem, model, ", ".join(PACKAGES))
     return model, {}
@@ -65,13 +66,17 @@ def check_texts(problem: str, lengths: Mapping[str, int], model: Any, name: str,
         raise unknown(problem, "model", name, f"one that knows all its tokenizer's tokens: {most} is none of its {known}")
 
 
-@cache
 def tokenizer_of(model: str, problem: str) -> Any:
-    """The model's tokenizer, which pads at the end.
+    """The model's tokenizer, which pads at the end; loaded once a process.
 
     Raises:
-        InputError: where there is none.
+        InputError: where there is none, or it has no token to pad with.
     """
+    return tokenizer_as(model, problem, fingerprint_of(model))
+
+
+@cache
+def tokenizer_as(model: str, problem: str, fingerprint: str) -> Any:
     from transformers import AutoTokenizer
 
     path, options = source_of(model, problem)
@@ -79,21 +84,43 @@ def tokenizer_of(model: str, problem: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
     except unreadable() as error:
         raise unknown(problem, "model", model, f"{', '.join(PACKAGES)}, a folder, or a hub's id within reach", error) from error
+    files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
+    if (
+        tokenizer.vocab_files_names
+        and not options
+        and Path(path).is_dir()
+        and not any((Path(path) / file).exists() for file in files)
+    ):
+        raise unknown(problem, "model", model, "a folder with its tokenizer's files beside the weights")  # else it knows no word
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise unknown(problem, "model", model, "one whose tokenizer has a token for padding, or for the end of a text")
     return tokenizer
 
 
-@cache
-def loaded(kind: str, model: str, problem: str, weights: str, options: tuple[tuple[str, Any], ...] = ()) -> nn.Module:
+def loaded(
+    kind: str, model: str, problem: str, weights: str, options: tuple[tuple[str, Any], ...] = (), own: tuple[str, ...] = ()
+) -> nn.Module:
     """A model of that `Auto` class in float32 without dropout: loaded once a process, to be copied.
 
     Args:
         kind: such as AutoModelForCausalLM.
         weights: pretrained, or random ones of the same architecture.
         options: of its configuration.
+        own: the names of modules that pretrained weights may lack: these are drawn at random.
+
+    Raises:
+        InputError: where there is none, or its files lack other weights.
     """
+    return loaded_as(kind, model, problem, weights, options, own, fingerprint_of(model))
+
+
+@cache
+def loaded_as(
+    kind: str, model: str, problem: str, weights: str, options: tuple[tuple[str, Any], ...], own: tuple[str, ...], fingerprint: str
+) -> nn.Module:
     import transformers
 
     transformers.utils.logging.set_verbosity_error()  # a report of what a fresh head lacks, once a lane
@@ -106,22 +133,35 @@ def loaded(kind: str, model: str, problem: str, weights: str, options: tuple[tup
             if weights == "random":
                 config = transformers.AutoConfig.from_pretrained(path, **more, **dict(options))
                 found = auto.from_config(config, dtype=torch.float32)
-            elif more:
-                found = from_gguf(auto, path, **more)
             else:
-                found = auto.from_pretrained(path, dtype=torch.float32, **dict(options))
+                path = unpacked(Path(path), **more) if more else path
+                found, said = auto.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **dict(options))
+                check_whole(problem, model, said, own)
         except unreadable() as error:
+            if isinstance(error, InputError):
+                raise
             raise unknown(problem, "model", model, f"{', '.join(PACKAGES)}, a folder, or a hub's id within reach", error) from error
     return without_dropout(found)
 
 
-def from_gguf(auto: Any, path: Path | str, gguf_file: str) -> nn.Module:
-    """A quantised model in float32; unpacked once a machine, because that takes 20 seconds."""
-    file = Path(path) / gguf_file
+def check_whole(problem: str, model: str, said: Mapping[str, Any], own: tuple[str, ...]) -> None:
+    """Raise `InputError` where transformers said that weights were not there, or of another shape, but those of modules `own`."""
+    mismatched = {key if isinstance(key, str) else key[0] for key in said["mismatched_keys"]}
+    lacking = sorted(key for key in {*said["missing_keys"], *mismatched} if not set(key.split(".")) & set(own))
+    if lacking:
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise unknown(problem, "model", model, f"one with all its weights; its files lack {lacking[0]}{more}")
+
+
+def unpacked(path: Path, gguf_file: str) -> Path:
+    """A quantised language model in float32, in a folder: made once a machine, because that takes 20 seconds."""
+    from transformers import AutoModelForCausalLM
+
+    file = path / gguf_file
     stamp = hashlib.sha256(f"{file.stat().st_size} {file.name} {package_version(PACKAGES[SMOLLM2])}".encode()).hexdigest()[:12]
     folder = cache_folder() / f"{file.stem}-{stamp}"
     if not (folder / "config.json").exists():
-        model = auto.from_pretrained(path, gguf_file=gguf_file, dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(path, gguf_file=gguf_file, dtype=torch.float32)
         del model.config.quantization_config  # the weights are whole numbers of bits no longer
         model.hf_quantizer = None
         partial = folder.with_name(f"{folder.name}.{os.getpid()}")
@@ -130,8 +170,7 @@ def from_gguf(auto: Any, path: Path | str, gguf_file: str) -> nn.Module:
             partial.rename(folder)
         except OSError:  # another process was faster
             shutil.rmtree(partial, ignore_errors=True)
-            return model
-    return auto.from_pretrained(folder, dtype=torch.float32)
+    return folder
 
 
 def cache_folder() -> Path:

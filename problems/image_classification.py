@@ -14,9 +14,9 @@ from linalg.checks import check, check_choice, check_integer, check_number
 from linalg.random import generator
 from problems._classification import Classification
 from problems._digits import CLASSES, digits, rotated
-from problems._fingerprints import of_contents, of_hub
-from problems._hub import hub_part, split_name
-from problems._language import check_reach, fingerprint_of, fresh, unreadable
+from problems._fingerprints import of_contents
+from problems._hub import hub_part, of_data, split_name
+from problems._language import check_reach, check_whole, fingerprint_of, fresh, unreadable
 from problems._pretrained.digits import NET, WEIGHTS, as_seen, pretrained, split, untrained
 from problems._real_data import digest
 from problems._task import Batch, FineTuning, unknown, without_dropout
@@ -37,7 +37,7 @@ class ImageClassification(FineTuning):
     Args:
         model: `digits_vit` (four layers of width 64 that know upright digits; it comes with the suite), a folder, or a hub's id.
         data: `rotated_digits` (scikit-learn's, those that `digits_vit` has not seen, turned), or a data set of a hub by name,
-            `name/configuration` where it has several, with columns image or img, and label.
+            `owner/name/configuration` where it has several, with columns image or img, and label.
         angle: by which every one of the rotated digits is turned, in degrees, counter-clockwise.
         examples: how many to train on, drawn without replacement.
         validation, test: how many pick the learning rate, and are reported; the test images are the same for every seed.
@@ -87,12 +87,20 @@ class ImageClassification(FineTuning):
         some = torch.randperm(len(test), generator=generator(0, "test"))[: self.test]
         chosen = {name: (train, rows) for name, rows in self.drawn(torch.arange(len(train)), seed).items()} | {"test": (test, some)}
         image, label = (column_of(self.data, train, kind) for kind in COLUMNS)
+        told = getattr(train.features[label], "num_classes", None)
         parts: Parts = {}
         for name, (source, those) in chosen.items():
             rows = [source[i] for i in those.tolist()]
+            self.check_labels(name, [row[label] for row in rows], told)
             parts[name] = [row[image] for row in rows], torch.tensor([int(row[label]) for row in rows])
-        told = getattr(train.features[label], "num_classes", None)
         return parts, told or 1 + max(int(each) for rows in (train, test) for each in rows[label])
+
+    def check_labels(self, part: str, labels: Sequence[Any], classes: int | None) -> None:
+        """Raise `InputError` for labels that are no classes: of some data sets the test part's are kept back."""
+        for label in labels:
+            if not isinstance(label, (int, np.integer)) or not 0 <= label < (classes or label + 1):
+                wanted = "integers from 0" if classes is None else f"0 to {classes - 1}"
+                raise unknown(NAME, "data", self.data, f"a data set whose labels are {wanted}; for {part} it has {label!r}")
 
     def drawn(self, rows: Tensor, seed: int) -> dict[str, Tensor]:
         """Of these rows, those that train and those that validate."""
@@ -111,7 +119,7 @@ class ImageClassification(FineTuning):
             left -= getattr(self, name)
 
     def fingerprint(self):
-        data = digest([*digits(), *split()]) if self.data == ROTATED_DIGITS else of_hub(split_name(self.data)[0], "dataset")
+        data = digest([*digits(), *split()]) if self.data == ROTATED_DIGITS else of_data(self.data)
         own = of_contents(WEIGHTS) if self.model == DIGITS_VIT else ""
         return f"{data} {own or fingerprint_of(self.model)}"
 
@@ -132,9 +140,13 @@ def column_of(data: str, rows: Any, kind: str) -> str:
     )
 
 
-@cache
 def loaded(model: str, classes: int) -> tuple[nn.Module, bool]:
     """A folder's or a hub's classifier in float32, and whether its head came with it; loaded once a process, to be copied."""
+    return loaded_as(model, classes, fingerprint_of(model))
+
+
+@cache
+def loaded_as(model: str, classes: int, fingerprint: str) -> tuple[nn.Module, bool]:
     from transformers import AutoModelForImageClassification
 
     check_reach(NAME, model, DIGITS_VIT)
@@ -145,6 +157,7 @@ def loaded(model: str, classes: int) -> tuple[nn.Module, bool]:
             found, said = AutoModelForImageClassification.from_pretrained(model, **options)
     except unreadable() as error:
         raise unknown(NAME, "model", model, f"{DIGITS_VIT}, a folder, or a hub's id within reach", error) from error
+    check_whole(NAME, model, said, ("classifier", "pooler"))
     return found, not said["missing_keys"] and not said["mismatched_keys"]
 
 

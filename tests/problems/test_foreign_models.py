@@ -4,15 +4,18 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from test_texts import SIZES, WORDS
 from tiny_folders import saved
 
 from bench.engine import Settings
 from bench.fine_tuning import Lane
+from bench.stacked import Stack
 from linalg import InputError
 from optimizers import Adam
 from parameterizations import LoRA
 from problems import CausalLM, FewShotText, ImageClassification, ImageStyle
+from problems._language import trimmed
 from problems._task import without_dropout
 
 transformers = pytest.importorskip("transformers")
@@ -119,3 +122,79 @@ def test_nothing_of_a_model_is_random_any_more(architecture, config, options):
     assert not torch.equal(model(**inputs).logits, model(**inputs).logits)
     without_dropout(model)
     assert torch.equal(model(**inputs).logits, model(**inputs).logits)
+
+
+LLAMA = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 2}
+LLAMA |= {"num_key_value_heads": 2, "initializer_range": 0.3}
+
+
+def decoder_folder(tmp_path, **options):
+    """A Llama whose tokenizer pads with the end, token 2, as many do."""
+    torch.manual_seed(0)
+    folder = saved(tmp_path / "llama", transformers.LlamaForCausalLM(transformers.LlamaConfig(**(LLAMA | options))), WORDS)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("config", [{}, {"pad_token_id": 0}], ids=["no padding", "another padding"])
+def test_a_decoder_finds_the_end_of_a_text_whatever_is_beside_it(config, tmp_path):
+    task = FewShotText(model=decoder_folder(tmp_path, **config), **(SIZES | {"length": 40})).draw(0)
+    model, part = task.model().eval(), task.parts["test"]
+    with torch.no_grad():
+        together = task.scores(model, part)
+        alone = torch.cat([task.scores(model, trimmed({k: v[i : i + 1] for k, v in part.items()})) for i in range(len(together))])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("problem", [FewShotText, CausalLM])
+def test_lanes_of_a_decoder_with_texts_of_other_lengths_are_what_they_are_alone(problem, tmp_path):
+    settings = Settings(3, dtype=torch.float64)
+    tasks = [problem(model=decoder_folder(tmp_path), **(SIZES | {"length": 40, "batch_size": 2})).draw(seed) for seed in range(3)]
+    assert len({task.batch(step)["input_ids"].shape[1] for task in tasks for step in range(3)}) > 1
+    stack = Stack([(task, seed, 0.01) for seed, task in enumerate(tasks)], LoRA(rank=2), Adam(), settings)
+    alone = [Lane(task, LoRA(rank=2), Adam(), seed, 0.01, settings) for seed, task in enumerate(tasks)]
+    for _ in range(3):
+        torch.testing.assert_close(stack.advance(), [lane.advance()[0] for lane in alone], rtol=1e-9, atol=0)
+
+
+def test_a_decoders_head_may_start_from_a_probe(tmp_path):
+    problem = FewShotText(model=decoder_folder(tmp_path), head="probe", **(SIZES | {"examples": 24, "length": 40}))
+    task, guess = problem.draw(0), FewShotText(model=problem.model, head="trained", **(SIZES | {"examples": 24, "length": 40})).draw(0)
+    with torch.no_grad():
+        assert task.measure(task.model().eval())["loss"] < guess.measure(guess.model().eval())["loss"]
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+    transformers.BertModel(transformers.BertConfig(**BERT)).save_pretrained(tmp_path)
+    refused(lambda: FewShotText(model=str(tmp_path), **SIZES).draw(0), "must be a folder with its tokenizer's files beside")
+
+
+def test_a_tokenizer_that_cannot_pad_is_refused(tmp_path):
+    folder = decoder_folder(tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = tokenizer.eos_token = None
+    tokenizer.save_pretrained(folder)
+    refused(lambda: CausalLM(model=folder, **SIZES).draw(0), "must be one whose tokenizer has a token for padding")
+
+
+def test_weights_that_are_not_all_there_are_refused(tmp_path):
+    torch.manual_seed(0)
+    bare = transformers.LlamaModel(transformers.LlamaConfig(**LLAMA, tie_word_embeddings=False))
+    folder = saved(tmp_path / "bare", bare, WORDS)
+    refused(lambda: CausalLM(model=folder, **SIZES).draw(0).model(), r"one with all its weights; its files lack lm_head.weight$")
+    net = transformers.BertModel(transformers.BertConfig(**BERT))
+    folder = saved(tmp_path / "strange", net, WORDS)
+    file = tmp_path / "strange" / "model.safetensors"
+    save_file({f"module.net.{name}": tensor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    refused(lambda: FewShotText(model=folder, **SIZES).draw(0).model(), r"its files lack bert\..* more$")
+
+
+def test_a_folder_whose_weights_change_is_read_again(tmp_path):
+    problem = CausalLM(model=decoder_folder(tmp_path), **SIZES)
+    before, first = problem.fingerprint(), problem.draw(0).model().state_dict()
+    decoder_folder(tmp_path, initializer_range=0.2)
+    assert problem.fingerprint() != before
+    second = problem.draw(0).model().state_dict()
+    assert not torch.equal(first["lm_head.weight"], second["lm_head.weight"])
