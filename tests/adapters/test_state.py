@@ -53,6 +53,45 @@ def test_a_run_goes_on_from_its_files_as_if_nothing_had_happened(case, kind, tmp
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
 
 
+class Keeper(torch.optim.SGD):
+    """Gradient descent that keeps what optimizers from elsewhere do: lists and mappings in its state, tensors in its groups."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["taken"] = group.get("taken", torch.zeros(())) + 1
+            for tensor in group["params"]:
+                kept = self.state[tensor]
+                kept.setdefault("seen", [torch.zeros_like(tensor), None])[0].add_(tensor.grad)
+                kept["shapes"] = {"sides": tuple(tensor.shape), 0: torch.tensor(tensor.numel())}
+                tensor.sub_(group["lr"] * kept["seen"][0] / group["taken"])
+
+
+def test_what_other_peoples_optimizers_keep_goes_on(tmp_path):
+    model, again = fresh("lora"), fresh("lora", seed=9)
+    first, second = (Keeper([each for each in net.parameters() if each.requires_grad], lr=0.1) for net in (model, again))
+    run(model, first, 5)
+    adapters.save(model, tmp_path, first)
+    ahead = run(model, first, 5)
+    adapters.load(again, tmp_path, second)
+    assert run(again, second, 5) == ahead
+    ours, theirs = (rule.state_dict() for rule in (first, second))
+    assert theirs["param_groups"][0]["taken"].item() == 10
+    assert theirs["state"][0]["shapes"] == ours["state"][0]["shapes"]
+
+
+@pytest.mark.parametrize("name", ["SOAP", "Prodigy"])
+def test_a_package_of_optimizers_goes_on(name, tmp_path):
+    cls = getattr(pytest.importorskip("pytorch_optimizer"), name)
+    model, again = fresh("lora"), fresh("lora", seed=9)
+    first, second = (cls([each for each in net.parameters() if each.requires_grad], lr=0.01) for net in (model, again))
+    run(model, first, 5)
+    adapters.save(model, tmp_path, first)
+    ahead = run(model, first, 5)
+    adapters.load(again, tmp_path, second)
+    assert run(again, second, 5) == pytest.approx(ahead, rel=1e-6), "SOAP's bases come back by rows, and round differently"
+
+
 def test_geoloras_phase_and_moments_go_on(tmp_path):
     rule = GeoLoRA(coefficient_steps=3, core_rule="adam", tolerance=0.01)
     model = fresh("svd")

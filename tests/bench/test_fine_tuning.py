@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -147,6 +148,35 @@ def test_a_checkpoint_that_was_cut_short_is_thrown_away_and_the_one_before_is_ta
     assert not lane().resume(tmp_path)
     assert resumed.run() == ["ok"]
     assert resumed.history.batch_losses == whole.history.batch_losses
+
+
+def test_a_machine_that_has_no_memory_now_does_not_cost_the_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(course, "KEEP_EVERY", 0.0)
+    with pytest.raises(Cut):
+        lane().run(cut_after(4), tmp_path)
+    there = list(tmp_path.glob("step-*"))
+    crowded = lane()
+
+    def read(folder, tensors):
+        raise torch.OutOfMemoryError("the card is full")
+
+    monkeypatch.setattr(crowded, "read", read)
+    with pytest.raises(torch.OutOfMemoryError):
+        crowded.run(keep=tmp_path)
+    assert list(tmp_path.glob("step-*")) == there
+    assert lane().resume(tmp_path)
+
+
+def test_a_state_that_no_file_holds_costs_the_checkpoint_and_not_the_run(tmp_path, monkeypatch):
+    whole = lane()
+    assert whole.run() == ["ok"]
+    monkeypatch.setattr(course, "KEEP_EVERY", 0.0)
+    monkeypatch.setattr("bench.fine_tuning.write_state", Mock(side_effect=InputError("optimizer: keeps a deque as steps")))
+    other = lane()
+    with pytest.warns(UserWarning, match="keeps a deque as steps: what is killed begins anew") as told:
+        assert other.run(keep=tmp_path) == ["ok"]
+    assert len(told) == 1
+    assert other.history.batch_losses == whole.history.batch_losses
 
 
 def test_lanes_of_other_settings_in_the_same_folder_are_left_alone(tmp_path):
@@ -316,6 +346,23 @@ def test_a_lane_may_diverge_at_any_evaluation(steps):
 def test_a_lane_that_runs_out_of_time_says_so():
     result = run(TinyText(), LoRA(rank=2), Adam(), lr=[1e-3], seeds=[0], steps=50, timeout=1e-9)
     assert result.lanes["status"].tolist() == ["timeout"]
+
+
+def test_a_lane_that_ran_out_of_time_goes_on_when_there_is_more(tmp_path):
+    settings = Settings(6, probes="none", dtype=torch.float64)
+    common = {"seeds": [0], "rates": [1e-3], "settings": settings}
+    whole, _ = run_lanes(TinyText(), LoRA(rank=2), Adam(), **common)
+    for timeout, status in ((1e-9, "timeout"), (1e-9, "timeout"), (None, "ok")):
+        found, _ = run_lanes(TinyText(), LoRA(rank=2), Adam(), **common, timeout=timeout, keep=tmp_path)
+        assert found[0][2].status == [[status]]
+    assert torch.equal(found[0][2].curves["loss"], whole[0][2].curves["loss"])
+    assert not list(tmp_path.glob("*/step-*"))
+
+
+def test_an_optimizer_that_cannot_take_a_heads_bias_is_one_line():
+    with pytest.raises(InputError, match=r"optimizer._target_='torch.optim.Muon': cannot take what trains here \(.*2D") as caught:
+        run(TinyText(), LoRA(rank=2), Torch("torch.optim.Muon"), lr=[1e-3], seeds=[0], steps=2)
+    assert "\n" not in str(caught.value)
 
 
 def test_targets_that_no_layer_has_are_named():

@@ -81,6 +81,13 @@ def test_what_is_given_on_the_command_line_comes_last():
     assert {"device=cuda", "results=elsewhere", "problem=causal_lm"} <= set(command)
 
 
+def test_a_device_may_be_an_override(capsys, monkeypatch):
+    monkeypatch.setattr(scaled, "as_device", lambda name: name)
+    assert main(["scaled", "--size", "full", "device=cuda", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all({"device=cuda", "hydra.launcher.n_jobs=1"} <= set(shlex.split(line)) for line in lines), "one card, one process"
+
+
 def test_sizes_tasks_and_devices_that_are_not_there_are_named(capsys):
     assert main(["scaled", "--size", "huge"]) == 2
     assert "size=huge: must be one of tour, small, full" in capsys.readouterr().err

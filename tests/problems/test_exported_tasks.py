@@ -221,6 +221,24 @@ def test_a_folder_of_pictures_is_known_by_what_is_in_it(pipeline, tmp_path):
     assert problem.fingerprint() != first
 
 
+def test_pictures_that_test_are_the_same_for_every_seed(pipeline, pictures):
+    problem = ImageStyle(model=str(pipeline), data=str(pictures), **SMALL)
+    first, second = (problem.draw(seed).images for seed in (0, 1))
+    assert torch.equal(first["test"], second["test"])
+    assert not torch.equal(first["train"], second["train"])
+    everything = torch.cat([*first.values()]).flatten(1)
+    assert len(everything.unique(dim=0)) == len(everything), "in one part each"
+
+
+@pytest.mark.parametrize(("file", "said"), [("1.png", "1.png is none"), ("1.txt", "captions are UTF-8; 1.txt is not")])
+def test_a_file_that_cannot_be_read_is_named(file, said, pipeline, tmp_path):
+    draw_pictures(tmp_path, 5)
+    (tmp_path / file).write_bytes(b"\xe9 \xff no picture")
+    with pytest.raises(InputError, match=f"data=.*{said}") as caught:
+        ImageStyle(model=str(pipeline), data=str(tmp_path), **SMALL).draw(0)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("count", [0, 1, 4])
 def test_a_folder_of_too_few_pictures_is_refused_in_one_line(count, pipeline, tmp_path):
     draw_pictures(tmp_path, count)

@@ -1,5 +1,6 @@
 """Other people's models, tiny and in folders: they train like the suite's own, or are refused in one line."""
 
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
@@ -161,7 +162,7 @@ def test_lanes_of_a_decoder_with_texts_of_other_lengths_are_what_they_are_alone(
 
 def test_a_decoders_head_may_start_from_a_probe(tmp_path):
     problem = FewShotText(model=decoder_folder(tmp_path), head="probe", **(SIZES | {"examples": 24, "length": 40}))
-    task, guess = problem.draw(0), FewShotText(model=problem.model, head="trained", **(SIZES | {"examples": 24, "length": 40})).draw(0)
+    task, guess = problem.draw(0), replace(problem, head="trained").draw(0)
     with torch.no_grad():
         assert task.measure(task.model().eval())["loss"] < guess.measure(guess.model().eval())["loss"]
 

@@ -225,6 +225,20 @@ def test_what_a_hub_does_not_have_is_said(options, said):
         ImageClassification(**SMALL | options).draw(0)
 
 
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize(("label", "said"), [(-1, "-1"), (3, "3"), ("cat", "'cat'")])
+def test_labels_that_are_kept_back_are_told_before_anything_runs(label, said, monkeypatch):
+    whole = sys.modules["datasets"].load_dataset
+
+    def load_dataset(name, configuration, split):
+        rows = whole(name, configuration, split)
+        return Rows({**row, "label": label} for row in rows) if split == "test" else rows
+
+    monkeypatch.setattr(sys.modules["datasets"], "load_dataset", load_dataset)
+    with pytest.raises(InputError, match=f"data='some/grays': must be a data set whose labels are 0 to 2; for test it has {said}$"):
+        ImageClassification(data="some/grays", **SMALL).draw(0)
+
+
 # Wrong uses
 
 

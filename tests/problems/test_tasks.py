@@ -2,6 +2,8 @@
 
 import math
 from functools import cache
+from importlib.util import find_spec
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from catalogue import members
 import problems
 from bench.engine import Settings
 from bench.fine_tuning import Lane
+from bench.model_runs import run_lanes
 from bench.stacked import Stack, joined, mixed
 from linalg import InputError
 from linalg.random import generator
@@ -74,7 +77,7 @@ def test_lanes_in_one_batch_have_the_losses_that_they_have_alone(name):
     task = drawn(name)
     model, batches = task.model().double().eval(), [task.batch(0), task.batch(1)]
     with torch.no_grad():
-        together = task.losses(model, joined(batches), 2)
+        together = task.losses(model, joined(batches, task.padding), 2)
         alone = torch.cat([task.losses(model, batch) for batch in batches])
     torch.testing.assert_close(together, alone, rtol=1e-8, atol=1e-10)
     assert (alone[0] - alone[1]).abs() > 1e-3
@@ -168,3 +171,11 @@ def test_a_style_and_a_task_that_nobody_knows_are_refused():
         ImageStyle(data="cursive")
     with pytest.raises(InputError, match="data='poems': must be reviews, or one of GLUE"):
         FewShotText(data="poems")
+
+
+def test_what_only_a_test_needs_is_missed_before_a_rate_is_chosen(monkeypatch):
+    monkeypatch.setattr("problems._packages.find_spec", lambda name: None if name.startswith("efficientnet") else find_spec(name))
+    advance = Mock()
+    with pytest.raises(InputError, match=r"needs the package efficientnet-lite-pytorch .*--no-deps"):
+        run_lanes(ImageStyle(), LoRA(rank=2), Adam(), seeds=[0], rates=[1e-3], settings=Settings(2, tuning=True), progress=advance)
+    advance.assert_not_called()

@@ -13,6 +13,7 @@ from optimizers import AdamW
 from parameterizations import LoRA
 from problems import CausalLM, FewShotText, _fingerprints, _language, _packages
 from problems._glue import TASKS, glue
+from problems._hub import split_name
 from problems.causal_lm import hub_texts
 
 pytest.importorskip("transformers")
@@ -167,3 +168,16 @@ def test_padding_has_no_part_in_a_language_models_loss(hub, tmp_path):
         torch.testing.assert_close(task.losses(model, wider), task.losses(model, batch))
         labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
         torch.testing.assert_close(task.losses(model, batch)[0], model(**batch, labels=labels).loss)
+
+
+def test_a_folder_of_data_counts_by_its_files(tmp_path):
+    folder = tmp_path / "my" / "texts"
+    folder.mkdir(parents=True)
+    problem = CausalLM(data=str(folder))
+    (folder / "train.txt").write_text("one")
+    first = problem.fingerprint()
+    (folder / "train.txt").write_text("another")
+    assert problem.fingerprint() != first
+    assert split_name(str(folder)) == (str(folder), None)
+    assert split_name("owner/name/configuration") == ("owner/name", "configuration")
+    assert split_name("owner/name") == ("owner/name", None)
