@@ -67,29 +67,28 @@ class Keeper(torch.optim.SGD):
                 tensor.sub_(group["lr"] * kept["seen"][0] / group["taken"])
 
 
-def test_what_other_peoples_optimizers_keep_goes_on(tmp_path):
+def resumed(make, folder):
+    """Two rules of a kind after ten steps, one of which stopped and went on from files after five; the losses of the last five."""
     model, again = fresh("lora"), fresh("lora", seed=9)
-    first, second = (Keeper([each for each in net.parameters() if each.requires_grad], lr=0.1) for net in (model, again))
-    run(model, first, 5)
-    adapters.save(model, tmp_path, first)
-    ahead = run(model, first, 5)
-    adapters.load(again, tmp_path, second)
-    assert run(again, second, 5) == ahead
-    ours, theirs = (rule.state_dict() for rule in (first, second))
+    rules = [make([each for each in net.parameters() if each.requires_grad], lr=0.01) for net in (model, again)]
+    run(model, rules[0], 5)
+    adapters.save(model, folder, rules[0])
+    adapters.load(again, folder, rules[1])
+    return rules, run(model, rules[0], 5), run(again, rules[1], 5)
+
+
+def test_what_other_peoples_optimizers_keep_goes_on(tmp_path):
+    rules, ahead, again = resumed(Keeper, tmp_path)
+    assert again == ahead
+    ours, theirs = (rule.state_dict() for rule in rules)
     assert theirs["param_groups"][0]["taken"].item() == 10
     assert theirs["state"][0]["shapes"] == ours["state"][0]["shapes"]
 
 
 @pytest.mark.parametrize("name", ["SOAP", "Prodigy"])
 def test_a_package_of_optimizers_goes_on(name, tmp_path):
-    cls = getattr(pytest.importorskip("pytorch_optimizer"), name)
-    model, again = fresh("lora"), fresh("lora", seed=9)
-    first, second = (cls([each for each in net.parameters() if each.requires_grad], lr=0.01) for net in (model, again))
-    run(model, first, 5)
-    adapters.save(model, tmp_path, first)
-    ahead = run(model, first, 5)
-    adapters.load(again, tmp_path, second)
-    assert run(again, second, 5) == pytest.approx(ahead, rel=1e-6), "SOAP's bases come back by rows, and round differently"
+    _, ahead, again = resumed(getattr(pytest.importorskip("pytorch_optimizer"), name), tmp_path)
+    assert again == pytest.approx(ahead, rel=1e-6), "SOAP's bases come back by rows, and round differently"
 
 
 def test_geoloras_phase_and_moments_go_on(tmp_path):
