@@ -91,6 +91,15 @@ def test_a_package_of_optimizers_goes_on(name, tmp_path):
     assert again == pytest.approx(ahead, rel=1e-6), "SOAP's bases come back by rows, and round differently"
 
 
+def test_an_optimizer_with_other_groups_is_told(tmp_path):
+    model = fresh("lora")
+    trains = [each for each in model.parameters() if each.requires_grad]
+    adapters.save(model, tmp_path, torch.optim.SGD(trains, lr=0.1))
+    other = torch.optim.SGD([{"params": trains[:1]}, {"params": trains[1:]}], lr=0.1)
+    with pytest.raises(InputError, match="with 1 groups of parameters; this one has 2"):
+        adapters.load(model, tmp_path, other)
+
+
 def test_geoloras_phase_and_moments_go_on(tmp_path):
     rule = GeoLoRA(coefficient_steps=3, core_rule="adam", tolerance=0.01)
     model = fresh("svd")
