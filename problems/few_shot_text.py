@@ -30,7 +30,7 @@ from problems._task import Batch, FineTuning, check_counts, unknown
 NAME = "few_shot_text"
 HEADS = ("frozen", "trained", "probe")
 CLASSIFIERS = ("classifier", "score", "classification_head")  # what models call theirs
-OWN = (*CLASSIFIERS, "pre_classifier", "pooler")  # what weights of a model that did not classify lack
+OWN = (*CLASSIFIERS, "pre_classifier", "pooler", "head")  # what weights of a model that did not classify lack
 ROWS = 64  # of a forward pass that measures
 RIDGE = 1.0
 
