@@ -149,7 +149,7 @@ def read_state(folder: Path, pairs: Sequence[Pair], optimizer: torch.optim.Optim
                 numbers.setdefault(int(i), {})[name] = tensor
         there, own_groups = len(facts["optimizer"]["groups"]), len(optimizer.param_groups)
         if there != own_groups:
-            raise InputError(f"{folder}: was saved of an optimizer with {there} groups of parameters; this one has {own_groups}")
+            raise InputError(f"{folder}: was saved with an optimizer of {there} groups of parameters; this one has {own_groups}")
         groups = [
             {name: placed(unpacked(value, tensors), own, name) for name, value in group.items()}
             for group, own in zip(facts["optimizer"]["groups"], optimizer.param_groups, strict=True)

@@ -125,12 +125,12 @@ class Course:
                 return [history.status for history in self.histories]
             now = time.perf_counter()
             if timeout is not None and now - begun > timeout:
-                self.kept(keep)  # for a run that is given more time
+                self.try_to_keep(keep)  # for a run that is given more time
                 for lane in self.going:
                     self.histories[lane].status = "timeout"
                 return [history.status for history in self.histories]
             if now - kept > KEEP_EVERY:
-                keep = self.kept(keep)
+                keep = self.try_to_keep(keep)
                 kept = time.perf_counter()
             started = time.perf_counter()
             losses = self.advance()
@@ -172,7 +172,7 @@ class Course:
             "seconds": {name: value / len(self.tasks) for name, value in self.seconds.items()},
         }
 
-    def kept(self, folder: Path | None) -> Path | None:
+    def try_to_keep(self, folder: Path | None) -> Path | None:
         """Keep where the run stands, if there is a folder; None where its optimizer's state is nothing that files hold."""
         try:
             if folder is not None:

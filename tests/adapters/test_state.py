@@ -96,7 +96,7 @@ def test_an_optimizer_with_other_groups_is_told(tmp_path):
     trains = [each for each in model.parameters() if each.requires_grad]
     adapters.save(model, tmp_path, torch.optim.SGD(trains, lr=0.1))
     other = torch.optim.SGD([{"params": trains[:1]}, {"params": trains[1:]}], lr=0.1)
-    with pytest.raises(InputError, match="with 1 groups of parameters; this one has 2"):
+    with pytest.raises(InputError, match="of 1 groups of parameters; this one has 2"):
         adapters.load(model, tmp_path, other)
 
 
